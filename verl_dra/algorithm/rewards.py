@@ -1,0 +1,87 @@
+"""From SMI to adjusted rewards: R~_i = R_i / (1 + I_i)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from verl_dra.algorithm.groups import Groups, check_group
+
+NegativeRewards = Literal["paper", "shift", "positive_only"]
+
+
+def diversity_weights(smi: Tensor) -> Tensor:
+    """Weights 1 / (1 + I_i), with 1 + I_i clamped from below at 1 (cosines, and so SMI, can be negative).
+
+    Args:
+        smi: [N] floating point.
+
+    Returns:
+        [N] in (0, 1], of the same dtype.
+
+    Raises:
+        TypeError: `smi` is no floating-point tensor.
+        ValueError: it is not one-dimensional, is empty, or has a NaN or infinite entry.
+    """
+    _check_finite(smi, "smi")
+    return (1 + smi.clamp(min=0)).reciprocal_()
+
+
+def adjust_rewards(rewards: Tensor, weights: Tensor, group: Tensor, negative: NegativeRewards = "paper") -> Tensor:
+    """Diversity-adjusted rewards (arXiv 2505.09655): R~_i = w_i R_i, with a choice for negative rewards.
+
+    - `paper`: negative rewards are weighted like the others. A redundant wrong answer is punished less than a
+      unique wrong one.
+    - `shift`: where a group's minimum is below 0, it is subtracted from the group's rewards before weighting. The
+      worst answers get 0 whatever their weight; redundant ones are neither favoured nor punished.
+    - `positive_only`: rewards below 0 keep their value. Redundant and unique wrong answers are punished alike.
+
+    Args:
+        rewards: [N] floating point.
+        weights: [N] in (0, 1], from `diversity_weights`.
+        group: [N] any integer ids.
+        negative: what happens to rewards below 0.
+
+    Returns:
+        [N], of the rewards' dtype.
+
+    Raises:
+        TypeError: rewards or weights that are not floating point, group ids that are no integers.
+        ValueError: an unknown policy, shapes that don't match, empty input, NaN or infinite rewards or weights
+            (names the row and the group), weights outside (0, 1].
+    """
+    if negative not in get_args(NegativeRewards):
+        raise ValueError(f"negative must be one of {', '.join(get_args(NegativeRewards))}, not {negative!r}")
+    _check_finite(rewards, "rewards", group)
+    _check_finite(weights, "weights", group)
+    if rewards.shape != weights.shape:
+        raise ValueError(f"rewards {list(rewards.shape)} and weights {list(weights.shape)} must be of one shape")
+    group = check_group(group, len(rewards), "rewards")
+    if bool(((weights <= 0) | (weights > 1)).any()):
+        raise ValueError(
+            f"weights must be in (0, 1], not {weights.min().item():.4g} to {weights.max().item():.4g}; "
+            "make them by diversity_weights(smi)"
+        )
+    weights = weights.to(rewards.dtype)
+    if negative == "positive_only":
+        return torch.where(rewards > 0, rewards * weights, rewards)
+    if negative == "shift":
+        position = Groups.of(group).index()
+        minimum = torch.zeros(len(rewards), dtype=rewards.dtype, device=rewards.device)
+        rewards = rewards - minimum.scatter_reduce(0, position, rewards, "amin")[position]
+    return rewards * weights
+
+
+def _check_finite(values: Tensor, name: str, group: Tensor | None = None) -> None:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a floating-point torch tensor, not {kind}")
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"{name} must have the shape [N] with N >= 1, not {list(values.shape)}")
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        row = int(torch.nonzero(~finite)[0])
+        where = f" (group {int(group[row])})" if isinstance(group, Tensor) and group.shape == values.shape else ""
+        raise ValueError(f"{name}[{row}]{where} is {values[row].item()}; {int((~finite).sum())} entries are not finite")
