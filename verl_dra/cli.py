@@ -1,0 +1,38 @@
+"""The command `verl-dra`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        # Hydra reads the overrides from sys.argv; so does every process that it starts for a sweep.
+        sys.argv = ["verl-dra train", *arguments[1:]]
+        from verl_dra.main import main as train
+
+        train()
+        return 0
+    return _parser(arguments)
+
+
+def _parser(arguments: list[str]) -> int:
+    from verl_dra import simulate
+
+    parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser(
+        "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
+    )
+    simulate.add_arguments(
+        commands.add_parser("simulate", help="show diversity collapse, and DRA against it, on toy groups")
+    )
+    return simulate.run(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

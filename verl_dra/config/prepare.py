@@ -1,0 +1,147 @@
+"""Checks that a run must pass before any worker starts, and the extension put in its place."""
+
+from __future__ import annotations
+
+import uuid
+from typing import cast, get_args
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_dra.algorithm import SMI_FUNCTIONS, NegativeRewards
+from verl_dra.config.schema import DRAConfig
+
+ESTIMATOR = "dra"
+
+# What an estimator needs that the reward adjustment has no place in, or that veRL gives only under its own name.
+_UNFIT_ESTIMATORS = {
+    "gae": "is critic-based, and DRA compares the completions of a group",
+    "remax": "needs the rewards of greedy completions, which the V1 trainer does not make",
+    "gdpo": "takes its rewards per dimension from the batch, past the adjustment",
+    "optimal_token_baseline": "needs the actor's sum_pi_squared, which veRL passes under its own name alone",
+    "tir_optimal_token_baseline": "needs the actor's sum_pi_squared, which veRL passes under its own name alone",
+    ESTIMATOR: "is DRA itself; name what it should adjust the rewards for, such as grpo",
+}
+
+
+class ConfigError(ValueError):
+    """A setting, or a combination of settings, that can't train."""
+
+
+def prepare(config: DictConfig) -> DRAConfig:
+    """Check the run's configuration and put the extension in its place, before any worker starts.
+
+    With `dra.enabled` the estimator becomes `dra` and the reward manager `DRARewardManager`, around those that the
+    configuration names (`dra.base_*`, or veRL's own keys); without, they are the base ones.
+
+    Args:
+        config: the composed configuration; changed in place.
+
+    Returns:
+        The group `dra`, as a dataclass.
+
+    Raises:
+        ConfigError: says which setting is wrong and what to set instead.
+    """
+    try:
+        dra = _typed(config)
+        _fill_base(config, dra)
+        if dra.enabled:
+            _check(config, dra)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _install(config, dra)
+    return dra
+
+
+def _typed(config: DictConfig) -> DRAConfig:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DRAConfig), config.get("dra", {}))
+        return cast(DRAConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"dra.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+
+
+def _fill_base(config: DictConfig, dra: DRAConfig) -> None:
+    """Take veRL's own keys for the base estimator and reward manager, where they are set."""
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator not in (ESTIMATOR, dra.base_estimator):
+        if dra.base_estimator != DRAConfig.base_estimator:
+            raise ValueError(
+                f"algorithm.adv_estimator={estimator} and dra.base_estimator={dra.base_estimator} contradict each "
+                "other; set one of them"
+            )
+        dra.base_estimator = estimator
+    manager = config.reward.reward_manager
+    name = f"{manager.module.path}:{manager.name}" if manager.source == "importlib" else str(manager.name)
+    if name not in (DRAConfig.base_reward_manager, dra.base_reward_manager):
+        if dra.base_reward_manager != DRAConfig.base_reward_manager:
+            raise ValueError(
+                f"reward.reward_manager ({name}) and dra.base_reward_manager={dra.base_reward_manager} contradict "
+                "each other; set one of them"
+            )
+        dra.base_reward_manager = name
+
+
+def _check(config: DictConfig, dra: DRAConfig) -> None:
+    if dra.smi not in SMI_FUNCTIONS:
+        raise ValueError(f"dra.smi must be one of {', '.join(SMI_FUNCTIONS)}, not {dra.smi!r}")
+    if dra.negative_rewards not in get_args(NegativeRewards):
+        raise ValueError(
+            f"dra.negative_rewards must be one of {', '.join(get_args(NegativeRewards))}, not {dra.negative_rewards!r}"
+        )
+    if not config.trainer.use_v1:
+        raise ValueError("trainer.use_v1 must be True: DRA works with veRL's V1 trainer")
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} gives groups of one, in which there is "
+            "no diversity to measure; set it to 2 or more"
+        )
+    if config.critic.enable:
+        raise ValueError("critic.enable=True: DRA's estimators use no critic; remove it")
+    _check_estimator(dra.base_estimator)
+    dra.embedding.check()
+    dra.scorer.check()
+    _check_device(config, dra)
+
+
+def _check_estimator(name: str) -> None:
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    if name in _UNFIT_ESTIMATORS:
+        raise ValueError(f"dra.base_estimator={name} {_UNFIT_ESTIMATORS[name]}; use grpo, rloo or another one")
+    if name not in ADV_ESTIMATOR_REGISTRY:
+        fit = sorted(ADV_ESTIMATOR_REGISTRY.keys() - _UNFIT_ESTIMATORS.keys())
+        raise ValueError(f"dra.base_estimator={name} is not registered with veRL; registered are {', '.join(fit)}")
+
+
+def _check_device(config: DictConfig, dra: DRAConfig) -> None:
+    from verl.utils.device import get_device_name
+
+    placement = dra.scorer.placement
+    if placement != "cpu" and dra.embedding.device != "cpu" and get_device_name() == "cpu":
+        raise ValueError(f"dra.scorer.placement={placement} needs a GPU and there is none here; use cpu")
+    if placement == "cpu" and dra.embedding.device not in (None, "cpu"):
+        raise ValueError(
+            f"dra.embedding.device={dra.embedding.device} but dra.scorer.placement=cpu gives the scorers no GPU; use "
+            "dedicated or colocated"
+        )
+
+
+def _install(config: DictConfig, dra: DRAConfig) -> None:
+    with open_dict(config):
+        if dra.enabled:
+            dra.scorer.name = dra.scorer.name or f"dra_scorer_{uuid.uuid4().hex[:8]}"
+            config.algorithm.adv_estimator = ESTIMATOR
+            _set_reward_manager(config, "pkg://verl_dra.reward_manager:DRARewardManager")
+        else:
+            config.algorithm.adv_estimator = dra.base_estimator
+            _set_reward_manager(config, dra.base_reward_manager)
+        config.dra = OmegaConf.structured(dra)
+
+
+def _set_reward_manager(config: DictConfig, name: str) -> None:
+    path, _, cls = name.rpartition(":")
+    config.reward.reward_manager.source = "importlib" if path else "register"
+    config.reward.reward_manager.name = cls
+    config.reward.reward_manager.module.path = path or None

@@ -1,0 +1,32 @@
+"""The configuration group `dra`, as dataclasses that Hydra checks overrides against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.scorer.placement import ScorerConfig
+
+
+@dataclass
+class DRAConfig:
+    """Diversity-aware reward adjustment (`dra`)."""
+
+    enabled: bool = True
+    """False for veRL's own run: the base estimator and reward manager, no scorer."""
+    smi: str = "graph_cut"
+    """`graph_cut` (the paper's) or `log_det`."""
+    negative_rewards: str = "paper"
+    """Rewards below 0: `paper`, `shift` or `positive_only`; see `verl_dra.adjust_rewards`."""
+    base_estimator: str = "grpo"
+    """The estimator that gets the adjusted rewards: grpo, rloo, reinforce_plus_plus_baseline, opo, grpo_passk or any
+    registered one that needs rewards alone. Dr.GRPO is grpo with algorithm.norm_adv_by_std_in_grpo=False."""
+    base_reward_manager: str = "naive"
+    """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class."""
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+
+
+ConfigStore.instance().store(group="dra", name="schema", node=DRAConfig)

@@ -1,0 +1,127 @@
+"""The advantage estimator `dra`: rewards divided by 1 + SMI, then the base estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from verl import DataProto
+from verl.trainer.ppo.core_algos import register_adv_est
+from verl.trainer.ppo.ray_trainer import compute_advantage
+
+from verl_dra.algorithm import NegativeRewards, adjust_rewards, diversity_weights
+from verl_dra.rows import Rows
+
+NAME = "dra"
+
+
+@dataclass
+class Step:
+    """What the estimator needs beside veRL's arguments, and what came of it. n sessions, padding left out."""
+
+    rows: Rows
+    smi: Tensor
+    """[n] float32: SMI of each session's final output."""
+    base_estimator: str
+    negative_rewards: NegativeRewards
+    raw: Tensor | None = None
+    """[n] rewards as the reward manager gave them (with veRL's KL penalty where that is in the reward)."""
+    adjusted: Tensor | None = None
+    """[n] rewards that the base estimator got."""
+    advantage: Tensor | None = None
+    """[n] advantage at the first token of the session's final output."""
+
+    @property
+    def weights(self) -> Tensor:
+        """[n] 1 / (1 + SMI)."""
+        return diversity_weights(self.smi)
+
+
+_current: ContextVar[Step | None] = ContextVar("dra_step", default=None)
+
+
+@contextmanager
+def estimating(step: Step) -> Iterator[None]:
+    """Make `step` the one that the estimator works on; veRL's own call has no place for it."""
+    token = _current.set(step)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def compute_dra_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    config: Any,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """veRL's estimator interface (registered as `dra`): advantages and returns, each [N, length].
+
+    Rewards of each session's final output are adjusted (arXiv 2505.09655) and go through the base estimator as veRL
+    calls it. The other outputs of a session get its advantage, as veRL does for grpo.
+
+    Args:
+        token_level_rewards: [N, length] float.
+        response_mask: [N, length].
+        index: [N] uids.
+        config: veRL's `algorithm` section.
+    """
+    step = _current.get()
+    if step is None:
+        raise RuntimeError(
+            "the estimator 'dra' needs verl_dra's trainer: start the run by `verl-dra train` or "
+            "`python -m verl_dra.main`, not by verl.trainer.main_ppo"
+        )
+    final = torch.tensor(step.rows.final)
+    rewards = _adjusted(step, token_level_rewards, response_mask, index)
+    data = compute_advantage(
+        DataProto.from_dict(
+            tensors={"token_level_rewards": rewards[final], "response_mask": response_mask[final]},
+            non_tensors={"uid": index[final.numpy()]},
+        ),
+        adv_estimator=step.base_estimator,  # type: ignore[arg-type]  # veRL takes registered names as well
+        gamma=config.gamma,
+        lam=config.lam,
+        norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
+        config=config,
+    )
+    advantages, returns = data.batch["advantages"], data.batch["returns"]
+    first_token = response_mask[final].argmax(dim=1)
+    per_session = advantages[torch.arange(len(final)), first_token]
+    step.advantage = per_session[torch.tensor(step.rows.real)]
+    if len(final) == len(index):
+        return advantages, returns
+    broadcast = per_session[torch.tensor(step.rows.session)].unsqueeze(1) * response_mask
+    return broadcast, broadcast
+
+
+def register() -> None:
+    """Make `algorithm.adv_estimator=dra` known to veRL in this process."""
+    register_adv_est(NAME)(compute_dra_advantage)
+
+
+def _adjusted(step: Step, token_level_rewards: Tensor, response_mask: Tensor, index: np.ndarray) -> Tensor:
+    """Token-level rewards [N, length], the rows of real sessions' final outputs adjusted.
+
+    Rewards scale token by token; what a policy for negative rewards adds goes to the last token.
+    """
+    rows = torch.tensor([step.rows.final[i] for i in step.rows.real])
+    tokens = token_level_rewards[rows]
+    step.raw = tokens.sum(dim=1)
+    weights = step.weights.to(tokens.dtype)
+    group = torch.from_numpy(np.unique(index[rows.numpy()].astype(str), return_inverse=True)[1].reshape(-1))
+    step.adjusted = adjust_rewards(step.raw, weights, group, negative=step.negative_rewards)
+    tokens = tokens * weights[:, None]
+    last = response_mask.shape[1] - 1 - response_mask[rows].flip(1).argmax(dim=1)
+    tokens[torch.arange(len(rows)), last] += step.adjusted - tokens.sum(dim=1)
+    adjusted = token_level_rewards.clone()
+    adjusted[rows] = tokens
+    return adjusted

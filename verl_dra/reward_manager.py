@@ -1,0 +1,63 @@
+"""veRL's reward manager, with each finished completion on its way to a diversity scorer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.trainer.ppo.reward import resolve_reward_manager_cls
+
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+from verl_dra.text import completion_text
+
+
+class DRARewardManager(RewardManagerBase):
+    """Rewards of `dra.base_reward_manager`, unchanged; completions go to their scorer without waiting.
+
+    veRL makes one in every reward worker (`reward.reward_manager`), with the arguments of its own managers.
+    """
+
+    def __init__(self, config: DictConfig, tokenizer: Any, compute_score: Any, **kwargs: Any) -> None:
+        super().__init__(config, tokenizer, compute_score)
+        self._base: RewardManagerBase = base_reward_manager(config)(
+            config=config, tokenizer=tokenizer, compute_score=compute_score, **kwargs
+        )
+        self._scorers = ScorerClient(config.dra.scorer.name, config.dra.scorer.num_replicas)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """The base manager's reward and extra info for one trajectory (its outputs are the rows of `data`)."""
+        final = data[-1]
+        session = Session(str(final.non_tensor_batch["uid"]), int(final.non_tensor_batch["session_id"]))
+        responses = final.batch["responses"]
+        # `response_len` leaves out the padding that a trajectory of several outputs brings.
+        length = final.non_tensor_batch.get("response_len")
+        if length is None:
+            length = final.batch["attention_mask"][-responses.shape[-1] :].sum()
+        text = await self.loop.run_in_executor(None, completion_text, self.tokenizer, responses[: int(length)])
+        self._scorers.submit(session, text)
+        reward: dict[str, Any] = await self._base.run_single(data)
+        return reward
+
+
+def base_reward_manager(config: DictConfig) -> type[RewardManagerBase]:
+    """The class that `dra.base_reward_manager` names: a registered name, or `path:Class` with a module path as veRL
+    takes it (`pkg://package.module`, or a file).
+
+    Raises:
+        ValueError: there is no such manager.
+    """
+    name = config.dra.base_reward_manager
+    path, _, cls = name.rpartition(":")
+    spec: dict[str, Any] = {"source": "register", "name": name, "module": None}
+    if path:
+        spec = {"source": "importlib", "name": cls, "module": {"path": path}}
+    try:
+        return resolve_reward_manager_cls(OmegaConf.create({"reward": {"reward_manager": spec}}))
+    except (ValueError, ImportError, AttributeError, OSError) as error:
+        raise ValueError(
+            f"dra.base_reward_manager: {name!r} is neither a registered reward manager of veRL (naive, dapo, gdpo, "
+            f"limited, remote) nor a class as pkg://package.module:Class or path/to/file.py:Class ({error})"
+        ) from error
