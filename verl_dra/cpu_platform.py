@@ -36,6 +36,12 @@ def environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # vLLM pins its threads to cores of its own, so that two replicas on a small machine fight for them.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # The platform yaml asks for vLLM's in-process executor, which saves a process and its 10 s of imports;
+        # vLLM 0.28 takes it on a CPU only with this (platforms/cpu.py).
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # vLLM 0.28 compiles its log-prob helpers with inductor at the first request even with enforce_eager
+        # (v1/sample/ops/logprobs.py): 25 s of C++ compilation.
+        "TORCHDYNAMO_DISABLE": "1",
     }
 
 

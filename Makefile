@@ -1,0 +1,58 @@
+# Each target makes the environment it needs: `make demo` and `make test` work on a fresh clone.
+#
+# Needs Python 3.10 to 3.12 and make. The environment is the CPU one of locks/cpu.txt. torch comes by pip, which reads
+# your own index settings: where they offer torch's CPU build (for example by PIP_EXTRA_INDEX_URL), that is taken;
+# else the CUDA build, several GB larger, which runs on a CPU as well.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TORCH := torch==2.13.0
+UV := uv==0.13.9
+
+.PHONY: env demo test test-slow test-all bench lint types format lock clean
+.DEFAULT_GOAL := env
+
+env: $(READY)
+
+$(READY): locks/cpu.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12) and f"Python 3.10 to 3.12 is needed, $(PYTHON) is {sys.version.split()[0]}; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)' '$(TORCH)'
+	# Compiled once here, or else each of a run's many processes would compile all that it imports.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r locks/cpu.txt -e .
+	touch $@
+
+demo: $(READY)  ## train a small model with DRA-GRPO on this machine's CPU
+	$(BIN)/python recipes/tiny_paths/demo.py
+
+test: $(READY)  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that start Ray clusters and train with the real veRL and vLLM
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY)
+	$(BIN)/uv pip compile locks/cpu.in --config-file locks/uv.toml --override locks/overrides.txt --universal \
+	  --python-version 3.10 --no-emit-package torch --no-emit-package verl-dra --no-header --no-annotate --upgrade \
+	  -o locks/cpu.txt
+
+clean:
+	rm -rf $(VENV)

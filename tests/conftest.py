@@ -1,0 +1,28 @@
+"""What all tests share: no hub, no leftover authentication, and in CI no skipped test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# A token file that an earlier local Ray left would switch authentication on (Ray 2.52 and later).
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+ALLOWED_SKIPS = ("no GPU",)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """With VERL_DRA_NO_SKIPS set, a test that skips for another reason than a missing GPU fails."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("VERL_DRA_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} may not be skipped here: {reason}"

@@ -1,0 +1,34 @@
+"""Commands in Linux namespaces of their own: a run's ports are its own, and its end ends every process of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def run(
+    command: Sequence[str], log: Path, cwd: Path, environment: Mapping[str, str], timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run to the end with output to `log`; the exit status is the command's."""
+    root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    namespaces = ["unshare", *root, "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
+    prepare = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+    with log.open("wb") as output:
+        return subprocess.run(
+            [*namespaces, "bash", "-c", prepare, "bash", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "HYDRA_FULL_ERROR": "1",
+                **environment,
+            },
+            timeout=timeout_s,
+            check=False,
+        )

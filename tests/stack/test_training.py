@@ -1,0 +1,163 @@
+"""The real stack on a CPU: veRL's trainer, vLLM, FSDP2, TransferQueue, Ray and the sentence encoder train, and the
+advantages are those of the formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import isolated
+import numpy as np
+import oracles
+import pytest
+import torch
+import toy
+from transformers import AutoTokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+HERE = Path(__file__).parent
+N = 4
+
+
+@dataclass
+class Run:
+    """What a training left behind."""
+
+    steps: list[dict[str, Any]]
+    log: str
+
+    def metric(self, name: str) -> list[float]:
+        return [step["metrics"][name] for step in self.steps]
+
+
+@pytest.fixture(scope="module")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    toy.make(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
+
+    return SentenceTransformer(model_path(BUNDLED_MODEL), device="cpu")
+
+
+def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environment: str) -> Run:
+    dump = tmp_path / "dump"
+    dump.mkdir()
+    log = tmp_path / "log.txt"
+    done = isolated.run(
+        [
+            "python",
+            str(HERE / "train_and_dump.py"),
+            "+platform=cpu",
+            f"hydra.run.dir={tmp_path}/hydra",
+            f"data.train_files={toy_folder}/train.parquet",
+            f"data.val_files={toy_folder}/val.parquet",
+            "data.train_batch_size=4",
+            "data.max_prompt_length=64",
+            "data.max_response_length=24",
+            f"actor_rollout_ref.model.path={toy_folder}/model",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+            f"actor_rollout_ref.rollout.n={N}",
+            f"reward.custom_reward_function.path={HERE}/toy.py",
+            "trainer.logger=[console]",
+            "trainer.val_before_train=False",
+            "trainer.save_freq=-1",
+            "trainer.test_freq=-1",
+            "trainer.total_epochs=1",
+            "trainer.resume_mode=disable",
+            f"trainer.default_local_dir={tmp_path}/checkpoints",
+            *overrides,
+        ],
+        log=log,
+        cwd=tmp_path,
+        environment={"VERL_PLATFORM": "cpu", "DUMP": str(dump), "PYTHONPATH": str(HERE), **environment},
+        timeout_s=800,
+    )
+    text = log.read_text(errors="replace")
+    assert done.returncode == 0, text[-8000:]
+    files = sorted(dump.iterdir(), key=lambda path: int(path.stem))
+    return Run([torch.load(path) for path in files], text)
+
+
+def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool = True) -> np.ndarray:
+    """float64 advantage of each row from its text and raw reward, by the paper's formula and plain loops."""
+    tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in step["responses"]]
+    rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
+    group = np.array([key.rsplit("_", 2)[0] for key in step["keys"]])
+    if dra:
+        vectors = np.stack([encoder.encode(text) if text.strip() else np.zeros(384) for text in texts])
+        rewards = oracles.adjust(rewards, oracles.weights(oracles.graph_cut_smi(vectors, group)), group)
+    return oracles.grpo(rewards, group)
+
+
+def assert_advantages(run: Run, toy_folder: Path, encoder: Any, dra: bool = True) -> None:
+    for step in run.steps:
+        expected = recomputed(step, toy_folder, encoder, dra)
+        assert np.std(expected) > 0.1
+        for row, (advantages, mask) in enumerate(zip(step["advantages"], step["response_mask"], strict=True)):
+            if not step["padding"][row]:
+                np.testing.assert_allclose(advantages, expected[row] * np.array(mask), atol=1e-4)
+
+
+def scorers(step: dict[str, Any]) -> list[str]:
+    return [name for name in step["actors"] if name.startswith("dra_scorer")]
+
+
+def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3"])
+    assert len(run.steps) == 3
+    assert all(len(step["keys"]) == 4 * N for step in run.steps)
+    assert_advantages(run, toy_folder, encoder)
+    assert all(len(scorers(step)) == 1 for step in run.steps)
+    assert run.metric("dra/fallbacks") == [0, 0, 0]
+    assert all(1 < paths <= N for paths in run.metric("dra/effective_paths"))
+    assert "timing_s/dra_wait" in run.log
+    assert "dra summary | steps: 3" in run.log
+
+
+def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", "trainer.nnodes=2"], NODES="2")
+    assert len(run.steps) == 3
+    assert_advantages(run, toy_folder, encoder)
+    assert all(len(scorers(step)) == 2 for step in run.steps)
+
+
+def test_colocate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "trainer.v1.trainer_mode=colocate_async"])
+    assert len(run.steps) == 2
+    assert_advantages(run, toy_folder, encoder)
+
+
+def test_a_scorer_that_dies_in_mid_step_changes_no_advantage(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    run = train(
+        toy_folder,
+        tmp_path,
+        ["trainer.total_training_steps=4"],
+        KILL="1:pending:kill,2:sampled:signal,3:pending:signal",
+    )
+    assert len(run.steps) == 4
+    assert_advantages(run, toy_folder, encoder)
+    fallbacks = run.metric("dra/fallbacks")
+    assert all(fallbacks[:3])
+    assert fallbacks[3] == 0
+    assert run.metric("dra/missing_rows")[1] == 4 * N
+
+
+def test_disabled_is_verl_s_own_run(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "dra.enabled=False"])
+    assert len(run.steps) == 2
+    assert_advantages(run, toy_folder, encoder, dra=False)
+    assert not any(scorers(step) for step in run.steps)
+    assert not any(step["metrics"] for step in run.steps)

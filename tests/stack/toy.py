@@ -1,0 +1,69 @@
+"""A random model of a few tensors, a toy data set and a reward that random text can earn."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = ["add", "carry", "count", "double", "halve", "number", "round", "start", "take", "the", "then", "times"]
+
+
+def make(folder: Path) -> None:
+    """Write `model/`, `train.parquet` and `val.parquet` into `folder`."""
+    rng = random.Random(0)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    corpus = [" ".join(rng.choices(WORDS, k=8)) for _ in range(500)]
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, special_tokens=SPECIAL)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder / "model")
+    # vLLM's CPU attention needs head dimensions of at least 32.
+    Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=352,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+            bos_token_id=None,
+        )
+    ).save_pretrained(folder / "model")
+    rows = [
+        {
+            "data_source": "toy",
+            "prompt": [{"role": "user", "content": f"say {rng.randint(0, 9)} {rng.randint(0, 9)}"}],
+            "ability": "toy",
+            "reward_model": {"style": "rule", "ground_truth": ""},
+            "extra_info": {"index": i},
+        }
+        for i in range(64)
+    ]
+    pandas.DataFrame(rows).to_parquet(folder / "train.parquet")
+    pandas.DataFrame(rows[:4]).to_parquet(folder / "val.parquet")
+
+
+def compute_score(data_source: str, solution_str: str, ground_truth: str, **_: Any) -> float:
+    """The share of small letters, less a half: of both signs, and different for most random texts."""
+    return sum(c.islower() for c in solution_str) / max(len(solution_str), 1) - 0.5

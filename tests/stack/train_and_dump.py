@@ -1,0 +1,101 @@
+"""Trains as `verl-dra train` does, and shows a test what stood in TransferQueue when the actor was updated.
+
+Environment: DUMP, the folder for one file a step; NODES, nodes of an emulated Ray cluster, one fake GPU each; KILL,
+comma-separated `step:when:how` of scorer 0's deaths, when = sampled (before its scores are asked for) or pending
+(after), how = kill (ray.kill, no restart) or signal (SIGKILL).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, cast
+
+import hydra
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
+from ray.cluster_utils import Cluster
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+from verl_dra.config import prepare
+from verl_dra.task_runner import DRATaskRunner
+
+PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
+
+
+def watched(base: Any) -> Any:
+    class WatchedTrainer(base):
+        updates = 0
+
+        def on_sample_end(self) -> None:
+            super().on_sample_end()
+            self._kill_if_told("sampled")
+
+        def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            self._kill_if_told("pending")
+            return super()._compute_old_log_prob(batch, metrics)
+
+        def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            data = tq.kv_batch_get(
+                keys=batch.keys,
+                partition_id=batch.partition_id,
+                select_fields=["responses", "response_mask", "rm_scores", "advantages"],
+            )
+            self.updates += 1
+            torch.save(
+                {
+                    "keys": list(batch.keys),
+                    "padding": [tag.get("is_padding", False) for tag in batch.tags],
+                    "metrics": {k: v for k, v in metrics.items() if k.startswith("dra/")},
+                    "actors": [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)],
+                    **{name: [row.tolist() for row in data[name].unbind()] for name in data.keys()},  # noqa: SIM118
+                },
+                os.path.join(os.environ["DUMP"], f"{self.updates}.pt"),
+            )
+            return super()._update_actor(batch, metrics)
+
+        def _kill_if_told(self, when: str) -> None:
+            for order in filter(None, os.environ.get("KILL", "").split(",")):
+                step, order_when, how = order.split(":")
+                if (int(step), order_when) != (self.global_steps, when):
+                    continue
+                scorer = self._scorers.handles[0]
+                if how == "kill":
+                    ray.kill(scorer)
+                else:
+                    os.kill(ray.get(scorer.ready.remote()), signal.SIGKILL)
+
+    return WatchedTrainer
+
+
+def watching(base: Any) -> Any:
+    class WatchingTaskRunner(base):
+        def run(self, config: DictConfig) -> None:
+            # Imported here: this class travels by value, and a global would come as a copy.
+            from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+            mode = config.trainer.v1.trainer_mode
+            TRAINER_REGISTRY[mode] = watched(TRAINER_REGISTRY[mode])
+            super().run(config)
+
+    return ray.remote(num_cpus=1)(WatchingTaskRunner)
+
+
+@hydra.main(config_path="pkg://verl_dra.config", config_name="dra_trainer", version_base=None)
+def main(config: DictConfig) -> None:
+    dra = prepare(config)
+    nodes = int(os.environ.get("NODES", "0"))
+    if nodes:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 32, "num_gpus": 1})
+        for _ in range(nodes - 1):
+            cluster.add_node(num_cpus=32, num_gpus=1)
+        with open_dict(config):
+            config.ray_kwargs.ray_init.update(address=cluster.address, num_cpus=None, num_gpus=None)
+            del config.ray_kwargs.ray_init["include_dashboard"]
+    run_ppo(config, task_runner_class=watching(DRATaskRunner if dra.enabled else PlainTaskRunner))
+
+
+if __name__ == "__main__":
+    main()
