@@ -36,7 +36,7 @@ test-slow: $(READY)  ## the tests that start Ray clusters and train with the rea
 test-all: test test-slow
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python tests/benchmarks
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ The platform yaml names this module in `rollout.checkpoint_engine.custom_backend
 from __future__ import annotations
 
 import asyncio
-import pickle
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,36 +19,36 @@ from verl.checkpoint_engine import CheckpointEngine, CheckpointEngineRegistry
 BACKEND = "cpu_zmq"
 
 
-@CheckpointEngineRegistry.register(BACKEND)  # type: ignore[arg-type, untyped-decorator]
+@CheckpointEngineRegistry.register(BACKEND)
 class ZMQCheckpointEngine(CheckpointEngine):
     """Every receiver listens on a TCP port of its own; actor rank 0 sends each of them every weight."""
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         # Weights go one by one; the bucket size is for the engines that keep a buffer.
         self.is_master = is_master
-        self.context = zmq.Context.instance()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.sockets: list[zmq.Socket[bytes]] = []
 
-    def prepare(self) -> str:
-        """The address where this worker can be reached, in case that it receives."""
-        address = f"tcp://{ray.util.get_node_ip_address().strip('[]')}"
+    def prepare(self) -> dict[str, Any]:
+        """Listen, in case that this worker receives, and say where."""
+        address = f"tcp://{ray.util.get_node_ip_address().strip('[]')}"  # type: ignore[no-untyped-call]
         socket = self.context.socket(zmq.PULL)
         port = socket.bind_to_random_port(address)
         self.sockets = [socket]
-        return f"{address}:{port}"
+        return {"address": f"{address}:{port}"}
 
     @classmethod
     def build_topology(
-        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[str]
+        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[dict[str, Any]]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """`metadata` holds the addresses of the actors, then those of the rollout workers."""
-        receivers = metadata[actor_wg_world_size:]
+        receivers = [worker["address"] for worker in metadata[actor_wg_world_size:]]
         return (
             {"receivers": [receivers] * actor_wg_world_size},
             {"receivers": [None] * rollout_world_size},
         )
 
-    def init_process_group(self, receivers: list[str] | None) -> None:
+    def init_process_group(self, receivers: list[str] | None) -> None:  # type: ignore[override]
         """Connect to `receivers`; None means that this worker receives."""
         if receivers is None:
             return
@@ -69,18 +69,20 @@ class ZMQCheckpointEngine(CheckpointEngine):
         """Send all weights from actor rank 0; the other ranks only take part in gathering them."""
         for name, weight in weights:
             data = weight.detach().contiguous().view(-1).view(torch.uint8).numpy()
-            self._send(pickle.dumps((name, weight.shape, weight.dtype)), data.tobytes())
+            self._send(json.dumps([name, str(weight.dtype), *weight.shape]).encode(), data.tobytes())
         self._send(b"", b"")
 
-    async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[tuple[str, torch.Tensor]]:
+    async def receive_weights(  # type: ignore[override]
+        self, global_steps: int | None = None
+    ) -> AsyncIterator[tuple[str, torch.Tensor]]:
         """Yield names and weights until the sender says that there are no more."""
         (socket,) = self.sockets
         while True:
             header, data = await asyncio.to_thread(socket.recv_multipart)
             if not header:
                 return
-            name, shape, dtype = pickle.loads(header)
-            yield name, torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+            name, dtype, *shape = json.loads(header)
+            yield name, torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype.split(".")[1])).view(shape)
 
     def _send(self, header: bytes, data: bytes) -> None:
         for socket in self.sockets:

@@ -57,6 +57,7 @@ def activate() -> None:
     accept_repeated_gloo_backend()
     answer_for_vllm_distribution()
     after_import("vllm.model_executor.layers.utils", keep_vllm_linear_weights)
+    after_import("verl.utils.fsdp_utils", copy_saved_weights)
 
 
 class CPUPlatform(PlatformBase):
@@ -184,6 +185,22 @@ def keep_vllm_linear_weights(layers_utils: ModuleType) -> None:
         layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
     layers_utils.dispatch_cpu_unquantized_gemm = dispatch_plain_linear  # type: ignore[attr-defined]
+
+
+def copy_saved_weights(fsdp_utils: ModuleType) -> None:
+    """Make the weights that FSDP2 saves to the CPU a copy.
+
+    veRL 0.9.1 saves them by `.cpu()` (utils/fsdp_utils.py), which returns the live tensor when it is there
+    already. The policy that `separate_async` restores for its old log-probs would then be the current one.
+    """
+    save = fsdp_utils.fsdp2_sharded_save_to_cpu
+
+    @functools.wraps(save)
+    def save_copy(model: torch.nn.Module) -> tuple[dict[str, tuple[torch.Tensor, Any]], Any]:
+        state, global_spec = save(model)
+        return {name: (tensor.clone(), spec) for name, (tensor, spec) in state.items()}, global_spec
+
+    fsdp_utils.fsdp2_sharded_save_to_cpu = save_copy  # type: ignore[attr-defined]
 
 
 def after_import(module_name: str, shim: Callable[[ModuleType], None]) -> None:

@@ -66,7 +66,8 @@ def compute_dra_advantage(
     """veRL's estimator interface (registered as `dra`): advantages and returns, each [N, length].
 
     Rewards of each session's final output are adjusted (arXiv 2505.09655) and go through the base estimator as veRL
-    calls it. The other outputs of a session get its advantage, as veRL does for grpo.
+    calls it. The other outputs of a session get its advantage, as veRL does for grpo. Padding rows get 0 and are kept
+    from the base estimator: veRL 0.9.1's opo makes NaN of them, and its grpo_passk stops at a single one.
 
     Args:
         token_level_rewards: [N, length] float.
@@ -80,12 +81,15 @@ def compute_dra_advantage(
             "the estimator 'dra' needs verl_dra's trainer: start the run by `verl-dra train` or "
             "`python -m verl_dra.main`, not by verl.trainer.main_ppo"
         )
-    final = torch.tensor(step.rows.final)
-    rewards = _adjusted(step, token_level_rewards, response_mask, index)
+    real = [step.rows.final[at] for at in step.rows.real]
+    uids, mask = index[real], response_mask[real]
     data = compute_advantage(
         DataProto.from_dict(
-            tensors={"token_level_rewards": rewards[final], "response_mask": response_mask[final]},
-            non_tensors={"uid": index[final.numpy()]},
+            tensors={
+                "token_level_rewards": _adjusted(step, token_level_rewards[real], mask, uids),
+                "response_mask": mask,
+            },
+            non_tensors={"uid": uids},
         ),
         adv_estimator=step.base_estimator,  # type: ignore[arg-type]  # veRL takes registered names as well
         gamma=config.gamma,
@@ -93,14 +97,15 @@ def compute_dra_advantage(
         norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
         config=config,
     )
-    advantages, returns = data.batch["advantages"], data.batch["returns"]
-    first_token = response_mask[final].argmax(dim=1)
-    per_session = advantages[torch.arange(len(final)), first_token]
-    step.advantage = per_session[torch.tensor(step.rows.real)]
-    if len(final) == len(index):
-        return advantages, returns
-    broadcast = per_session[torch.tensor(step.rows.session)].unsqueeze(1) * response_mask
-    return broadcast, broadcast
+    step.advantage = data.batch["advantages"][torch.arange(len(real)), mask.argmax(dim=1)]
+    if len(step.rows.final) < len(index):
+        per_session = token_level_rewards.new_zeros(len(step.rows.final))
+        per_session[step.rows.real] = step.advantage
+        broadcast = per_session[step.rows.session].unsqueeze(1) * response_mask
+        return broadcast, broadcast
+    advantages, returns = torch.zeros_like(token_level_rewards), torch.zeros_like(token_level_rewards)
+    advantages[real], returns[real] = data.batch["advantages"], data.batch["returns"]
+    return advantages, returns
 
 
 def register() -> None:
@@ -108,20 +113,16 @@ def register() -> None:
     register_adv_est(NAME)(compute_dra_advantage)
 
 
-def _adjusted(step: Step, token_level_rewards: Tensor, response_mask: Tensor, index: np.ndarray) -> Tensor:
-    """Token-level rewards [N, length], the rows of real sessions' final outputs adjusted.
+def _adjusted(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray) -> Tensor:
+    """Adjusted token-level rewards [n, length] of the real sessions' final outputs, from theirs.
 
     Rewards scale token by token; what a policy for negative rewards adds goes to the last token.
     """
-    rows = torch.tensor([step.rows.final[i] for i in step.rows.real])
-    tokens = token_level_rewards[rows]
     step.raw = tokens.sum(dim=1)
     weights = step.weights.to(tokens.dtype)
-    group = torch.from_numpy(np.unique(index[rows.numpy()].astype(str), return_inverse=True)[1].reshape(-1))
+    group = torch.from_numpy(np.unique(uids.astype(str), return_inverse=True)[1].reshape(-1))
     step.adjusted = adjust_rewards(step.raw, weights, group, negative=step.negative_rewards)
     tokens = tokens * weights[:, None]
-    last = response_mask.shape[1] - 1 - response_mask[rows].flip(1).argmax(dim=1)
-    tokens[torch.arange(len(rows)), last] += step.adjusted - tokens.sum(dim=1)
-    adjusted = token_level_rewards.clone()
-    adjusted[rows] = tokens
-    return adjusted
+    last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+    tokens[torch.arange(len(tokens)), last] += step.adjusted - tokens.sum(dim=1)
+    return tokens

@@ -22,7 +22,7 @@ class DRARewardManager(RewardManagerBase):
 
     def __init__(self, config: DictConfig, tokenizer: Any, compute_score: Any, **kwargs: Any) -> None:
         super().__init__(config, tokenizer, compute_score)
-        self._base: RewardManagerBase = base_reward_manager(config)(
+        self._base: RewardManagerBase = base_reward_manager(config.dra.base_reward_manager)(
             config=config, tokenizer=tokenizer, compute_score=compute_score, **kwargs
         )
         self._scorers = ScorerClient(config.dra.scorer.name, config.dra.scorer.num_replicas)
@@ -42,14 +42,13 @@ class DRARewardManager(RewardManagerBase):
         return reward
 
 
-def base_reward_manager(config: DictConfig) -> type[RewardManagerBase]:
-    """The class that `dra.base_reward_manager` names: a registered name, or `path:Class` with a module path as veRL
-    takes it (`pkg://package.module`, or a file).
+def base_reward_manager(name: str) -> type[RewardManagerBase]:
+    """The class that `name` (`dra.base_reward_manager`) stands for: a registered name, or `path:Class` with a module
+    path as veRL takes it (`pkg://package.module`, or a file).
 
     Raises:
         ValueError: there is no such manager.
     """
-    name = config.dra.base_reward_manager
     path, _, cls = name.rpartition(":")
     spec: dict[str, Any] = {"source": "register", "name": name, "module": None}
     if path:

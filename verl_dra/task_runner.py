@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, cast
 
 import ray
@@ -11,6 +10,7 @@ from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
 from verl_dra import estimator
+from verl_dra.console import say
 from verl_dra.trainer import with_dra
 
 # TaskRunnerV1 is a Ray actor class already (veRL 0.9.1), which can't be subclassed.
@@ -27,8 +27,8 @@ class DRATaskRunner(_TaskRunner):  # type: ignore[misc]
         if mode in TRAINER_REGISTRY:
             TRAINER_REGISTRY[mode] = with_dra(TRAINER_REGISTRY[mode])
         super().run(config)
-        sys.stdout.write("".join(f"dra summary | {line}\n" for line in self.trainer.summary.lines()))
-        sys.stdout.flush()
+        for line in self.trainer.summary.lines():
+            say(line)
 
 
 def remote_task_runner() -> Any:

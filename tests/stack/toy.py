@@ -37,7 +37,7 @@ def make(folder: Path) -> None:
     # vLLM's CPU attention needs head dimensions of at least 32.
     Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=352,
+            vocab_size=len(fast),  # vLLM masks logits beyond the tokenizer, FSDP does not
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import cast, get_args
 
@@ -12,6 +13,7 @@ from verl_dra.algorithm import SMI_FUNCTIONS, NegativeRewards
 from verl_dra.config.schema import DRAConfig
 
 ESTIMATOR = "dra"
+_REWARD_MANAGER = "pkg://verl_dra.reward_manager:DRARewardManager"
 
 # What an estimator needs that the reward adjustment has no place in, or that veRL gives only under its own name.
 _UNFIT_ESTIMATORS = {
@@ -44,6 +46,7 @@ def prepare(config: DictConfig) -> DRAConfig:
         ConfigError: says which setting is wrong and what to set instead.
     """
     try:
+        _check_platform(config)
         dra = _typed(config)
         _fill_base(config, dra)
         if dra.enabled:
@@ -54,9 +57,26 @@ def prepare(config: DictConfig) -> DRAConfig:
     return dra
 
 
+def _check_platform(config: DictConfig) -> None:
+    if isinstance(config.get("platform"), str):
+        raise ValueError(
+            f"+platform={config.platform} was read as a plain key: the primary config's hydra.searchpath must hold "
+            "pkg://verl_dra.config"
+        )
+    cpu_config = config.trainer.device == "cpu"
+    cpu_process = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+    if cpu_config != cpu_process:
+        raise ValueError(
+            "to train without a GPU both the environment variable VERL_PLATFORM=cpu and the override +platform=cpu "
+            f"are needed; only the {'override' if cpu_config else 'variable'} is set"
+        )
+
+
 def _typed(config: DictConfig) -> DRAConfig:
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DRAConfig), config.get("dra", {}))
+        # As a plain dictionary, or else keys that were added by force (+dra.x=1) would pass.
+        given = OmegaConf.to_container(config.dra) if "dra" in config else {}
+        merged = OmegaConf.merge(OmegaConf.structured(DRAConfig), given)
         return cast(DRAConfig, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ValueError(f"dra.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
@@ -74,7 +94,7 @@ def _fill_base(config: DictConfig, dra: DRAConfig) -> None:
         dra.base_estimator = estimator
     manager = config.reward.reward_manager
     name = f"{manager.module.path}:{manager.name}" if manager.source == "importlib" else str(manager.name)
-    if name not in (DRAConfig.base_reward_manager, dra.base_reward_manager):
+    if name not in (_REWARD_MANAGER, DRAConfig.base_reward_manager, dra.base_reward_manager):
         if dra.base_reward_manager != DRAConfig.base_reward_manager:
             raise ValueError(
                 f"reward.reward_manager ({name}) and dra.base_reward_manager={dra.base_reward_manager} contradict "
@@ -86,6 +106,8 @@ def _fill_base(config: DictConfig, dra: DRAConfig) -> None:
 def _check(config: DictConfig, dra: DRAConfig) -> None:
     if dra.smi not in SMI_FUNCTIONS:
         raise ValueError(f"dra.smi must be one of {', '.join(SMI_FUNCTIONS)}, not {dra.smi!r}")
+    if dra.console not in ("quiet", "full"):
+        raise ValueError(f"dra.console must be quiet or full, not {dra.console!r}")
     if dra.negative_rewards not in get_args(NegativeRewards):
         raise ValueError(
             f"dra.negative_rewards must be one of {', '.join(get_args(NegativeRewards))}, not {dra.negative_rewards!r}"
@@ -100,6 +122,7 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
     if config.critic.enable:
         raise ValueError("critic.enable=True: DRA's estimators use no critic; remove it")
     _check_estimator(dra.base_estimator)
+    _check_reward_manager(config, dra.base_reward_manager)
     dra.embedding.check()
     dra.scorer.check()
     _check_device(config, dra)
@@ -113,6 +136,14 @@ def _check_estimator(name: str) -> None:
     if name not in ADV_ESTIMATOR_REGISTRY:
         fit = sorted(ADV_ESTIMATOR_REGISTRY.keys() - _UNFIT_ESTIMATORS.keys())
         raise ValueError(f"dra.base_estimator={name} is not registered with veRL; registered are {', '.join(fit)}")
+
+
+def _check_reward_manager(config: DictConfig, name: str) -> None:
+    from verl_dra.reward_manager import base_reward_manager
+
+    # A custom reward function's file may register a manager; veRL loads it in the reward workers.
+    if ":" in name or not config.reward.custom_reward_function.path:
+        base_reward_manager(name)
 
 
 def _check_device(config: DictConfig, dra: DRAConfig) -> None:
@@ -133,7 +164,7 @@ def _install(config: DictConfig, dra: DRAConfig) -> None:
         if dra.enabled:
             dra.scorer.name = dra.scorer.name or f"dra_scorer_{uuid.uuid4().hex[:8]}"
             config.algorithm.adv_estimator = ESTIMATOR
-            _set_reward_manager(config, "pkg://verl_dra.reward_manager:DRARewardManager")
+            _set_reward_manager(config, _REWARD_MANAGER)
         else:
             config.algorithm.adv_estimator = dra.base_estimator
             _set_reward_manager(config, dra.base_reward_manager)

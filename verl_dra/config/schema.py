@@ -25,6 +25,8 @@ class DRAConfig:
     registered one that needs rewards alone. Dr.GRPO is grpo with algorithm.norm_adv_by_std_in_grpo=False."""
     base_reward_manager: str = "naive"
     """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class."""
+    console: str = "quiet"
+    """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
 

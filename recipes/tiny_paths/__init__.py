@@ -1,0 +1,1 @@
+"""A tiny reasoning task with several correct ways to each answer."""
