@@ -14,9 +14,10 @@ from pathlib import Path
 
 _PREFIX = "verl-dra: "
 _TAIL_LINES = 40
+_SILENCE_S = 1.0
 _RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^)]*pid=[^)]*\)(\x1b\[0m)? ?")
 _STEP = re.compile(r"^step:(\d+) - (.*)$")
-_SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*|dra/.*|timing_s/(dra_wait|step))$")
+_SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/.*|timing_s/(dra_wait|step))$")
 
 
 def say(text: str) -> None:
@@ -80,11 +81,14 @@ def _redirect(out: int, err: int) -> None:
 
 
 def _copy(read_end: int, log: Path, shown: int, tail: deque[str], done: threading.Event) -> None:
-    """Copy lines until `done` and nothing is left; the pipe may have no end, for Ray's daemons hold it open."""
+    """Copy lines until the pipe ends, or `done` and a second of silence.
+
+    Ray's daemons may hold the pipe open, and Ray forwards its workers' last lines late.
+    """
     rest = b""
     with log.open("ab", buffering=0) as file:
         while True:
-            if not select.select([read_end], [], [], 0.1)[0]:
+            if not select.select([read_end], [], [], _SILENCE_S)[0]:
                 if done.is_set():
                     return
                 continue
@@ -102,7 +106,8 @@ def _copy(read_end: int, log: Path, shown: int, tail: deque[str], done: threadin
 
 
 def _short(value: str) -> str:
+    number = re.sub(r"^np\.\w+\((.*)\)$", r"\1", value)  # veRL prints numpy's numbers by their repr
     try:
-        return f"{float(value):.4g}"
+        return f"{float(number):.4g}"
     except ValueError:
         return value

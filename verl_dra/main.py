@@ -25,6 +25,7 @@ def main(config: DictConfig) -> None:
             train(config, output)
         except ConfigError as error:
             sys.exit(f"verl-dra: {error}")
+    say(f"train.log, metrics.jsonl and tensorboard/ are in {output}")
 
 
 def train(config: DictConfig, output: Path) -> None:
@@ -43,14 +44,13 @@ def train(config: DictConfig, output: Path) -> None:
     auto_set_device(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     _log_to(config, output)
-    say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; everything is logged to {output}")
+    say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     if dra.enabled:
         from verl_dra.task_runner import remote_task_runner
 
         run_ppo(config, task_runner_class=remote_task_runner())
     else:
         run_ppo(config, task_runner_class=TaskRunnerV1)
-    say(f"done; log, TensorBoard and metrics.jsonl are in {output}")
 
 
 def _log_to(config: DictConfig, output: Path) -> None:

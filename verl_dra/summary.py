@@ -20,7 +20,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Steps, rewards, validation accuracy and diversity, first against last."""
-        accuracy = sorted(name for name in self._last if name.startswith("val-core/"))
+        accuracy = sorted(name for name in self._last if name.startswith("val-core/") and "/mean@" in name)
         shown = {
             "training reward": "critic/score/mean",
             **{f"validation {name.removeprefix('val-core/')}": name for name in accuracy},

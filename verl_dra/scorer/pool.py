@@ -155,12 +155,12 @@ class ScorerPool:
         while True:
             try:
                 answer = ray.get(reply, timeout=max(deadline - time.monotonic(), 0))
-            except GetTimeoutError:
-                raise TimeoutError(
-                    f"diversity scorer {i} gave no scores of {len(sessions)} completions within "
-                    f"dra.scorer.deadline_s={self._config.deadline_s:g} s"
-                ) from None
-            except RayActorError as error:
+            except (GetTimeoutError, RayActorError) as error:
+                if isinstance(error, GetTimeoutError) or time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"diversity scorer {i} gave no scores of {len(sessions)} completions within "
+                        f"dra.scorer.deadline_s={self._config.deadline_s:g} s ({type(error).__name__})"
+                    ) from error
                 step.fallbacks += 1
                 logger.warning("diversity scorer %d was lost (%s); it is started again", i, type(error).__name__)
                 self._revive(i, deadline)
@@ -174,17 +174,21 @@ class ScorerPool:
             reply = self._replicas[i].collect.remote(sessions, texts)
 
     def _revive(self, i: int, deadline: float) -> None:
-        """Make sure that replica `i` is there or is restarting; a killed one is created again under its name."""
-        name = replica_name(str(self._config.name), i)
+        """Wait until replica `i`, which restarts, is back; one that is dead for good is created again by its name.
+
+        The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
+        """
         while time.monotonic() < deadline:
             try:
-                self._replicas[i] = ray.get_actor(name)
                 ray.get(self._replicas[i].ready.remote(), timeout=max(deadline - time.monotonic(), 0))
                 return
-            except (RayActorError, GetTimeoutError):
-                time.sleep(_ASK_AGAIN_S)  # dead, but its name is not yet free
-            except ValueError:
-                self._replicas[i] = self._create(i)
+            except GetTimeoutError:
+                return
+            except RayActorError:
+                try:
+                    self._replicas[i] = self._create(i)
+                except ValueError:
+                    time.sleep(_ASK_AGAIN_S)  # its name is not free yet
 
     def _create(self, i: int) -> Any:
         # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
