@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
 from verl_dra.scorer.client import ScorerClient
@@ -57,6 +58,7 @@ def base_reward_manager(name: str) -> type[RewardManagerBase]:
         return resolve_reward_manager_cls(OmegaConf.create({"reward": {"reward_manager": spec}}))
     except (ValueError, ImportError, AttributeError, OSError) as error:
         raise ValueError(
-            f"dra.base_reward_manager: {name!r} is neither a registered reward manager of veRL (naive, dapo, gdpo, "
-            f"limited, remote) nor a class as pkg://package.module:Class or path/to/file.py:Class ({error})"
+            f"dra.base_reward_manager: {name!r} is neither a registered reward manager of veRL "
+            f"({', '.join(sorted(REWARD_MANAGER))}) nor a class as pkg://package.module:Class or path/to/file.py:Class "
+            f"({error})"
         ) from error

@@ -41,7 +41,7 @@ def path_cosines(questions: Sequence[Question]) -> Tensor:
     """[S, S] mean cosine of the encoder between paths on the same question; within a path, of right and wrong texts."""
     encoder = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
     texts = [render(q, name, slip) for q in questions for name in STRATEGIES for slip in (0, 1, 10)]
-    vectors = encoder.encode(texts, normalize_embeddings=True, convert_to_tensor=True)
+    vectors = encoder.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
     vectors = vectors.view(len(questions), len(STRATEGIES), 3, -1)
     cosines = torch.einsum("qsid,qtjd->stij", vectors, vectors) / len(questions)
     means = cosines.mean((2, 3))

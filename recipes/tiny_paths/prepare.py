@@ -31,6 +31,7 @@ from tiny_paths.task import Question, split_questions
 log = logging.getLogger("tiny_paths")
 
 MANIFEST = "manifest.json"
+MADE = {"train.parquet", "test.parquet", "model", MANIFEST}
 DATA_SOURCE = "tiny_paths"
 SOURCES = ("task.py", "pretrain.py", "prepare.py")
 
@@ -63,8 +64,8 @@ def prepare(out: Path | None = None, settings: Settings | None = None) -> Path:
         fault = find_fault(folder, mark)
         if fault is None:  # another process made it meanwhile
             return folder
-        if out is not None and _holds_other_files(folder):
-            raise ValueError(f"{folder} holds files but no {MANIFEST}; give --out an empty or a new folder")
+        if others := _others(folder):
+            raise ValueError(f"{folder} holds {others[0]}, not made here; give --out an empty or a new folder")
         log.info("making %s (%s)", folder, fault)
         _replace(folder, settings, mark)
     return folder
@@ -149,8 +150,11 @@ def _make(folder: Path, settings: Settings, mark: str) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _holds_other_files(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists()))
+def _others(folder: Path) -> list[str]:
+    """What stands in the folder's place or lies in it and was not made here, so that nothing of a user's is lost."""
+    if folder.is_dir():
+        return sorted({path.name for path in folder.iterdir()} - MADE)
+    return [folder.name] if folder.exists() else []
 
 
 def _remove_siblings(folder: Path, prefix: str) -> None:
