@@ -11,9 +11,9 @@ from torch.nn.functional import embedding_bag
 from verl_dra.algorithm.groups import Groups, check_group
 from verl_dra.algorithm.vectors import check_embeddings, gram_matrices, inverse_norms
 
-# The sums of this share of the rows' number of groups are held at a time (or of 1 MiB), which bounds memory.
-_SUMS_SHARE = 0.06
-_SUMS_BYTES = 2**20
+# The sums of this share of the rows' number of groups are held at a time (or of 128 KiB), which bounds memory.
+_SUMS_SHARE = 0.045
+_SUMS_BYTES = 2**17
 
 
 def graph_cut_smi(embeddings: Tensor, group: Tensor) -> Tensor:

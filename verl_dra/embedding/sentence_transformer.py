@@ -27,6 +27,13 @@ class SentenceTransformerEncoder:
             model_kwargs={"dtype": _dtype(config.dtype, device)},
         ).eval()
         if config.max_seq_length is not None:
+            positions = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+            positions = getattr(positions, "max_position_embeddings", None)
+            if positions is not None and config.max_seq_length > positions:
+                raise ValueError(
+                    f"dra.embedding.max_seq_length={config.max_seq_length} is more than the {positions} tokens that "
+                    f"{config.model!r} has positions for"
+                )
             self._model.max_seq_length = config.max_seq_length
         self._tokenizer = self._model.tokenizer
         if not self._tokenizer.is_fast:

@@ -1,0 +1,64 @@
+"""Encoders whose course a test decides; `dra.embedding.encoder=fake_encoders:<class>`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from verl_dra.embedding import EmbeddingConfig, Encoded
+from verl_dra.embedding.ngram import NgramEncoder
+
+POISON = "poison"
+
+
+class GatedEncoder:
+    """N-gram vectors, made only while its gate is open; `batches` holds what it was given. Refuses `POISON`."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.started = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self.batches.append(list(texts))
+        self.started.set()
+        assert self.gate.wait(60), "the test never opened the gate"
+        if POISON in texts:
+            raise RuntimeError(f"{POISON} can't be embedded")
+        return NgramEncoder().encode(texts)
+
+
+class FileGatedEncoder:
+    """As `GatedEncoder`, in a process of its own: the gate is the file `config.model`.
+
+    Beside it `.started` is made at the first text, and where there is `.broken` it can't be loaded.
+    """
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self._gate = Path(config.model)
+        if self._gate.with_suffix(".broken").exists():
+            raise RuntimeError("this encoder is broken")
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self._gate.with_suffix(".started").touch()
+        while not self._gate.exists():
+            time.sleep(0.01)
+        if POISON in texts:
+            raise RuntimeError(f"{POISON} can't be embedded")
+        return NgramEncoder().encode(texts)
+
+
+class BrokenEncoder:
+    """Can't be loaded."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        raise RuntimeError("this encoder has no weights")
+
+
+class ConfiguredEncoder(NgramEncoder):
+    """A user's own class: keeps the configuration that it was made with."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self.config = config

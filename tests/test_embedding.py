@@ -1,0 +1,261 @@
+"""Encoders: the default one against its model used directly, long texts, batches, and what can't be loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_encoders import ConfiguredEncoder
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+
+from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, build_encoder
+from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.ngram import NgramEncoder
+
+WINDOW = 16
+SHORT = [
+    "Add 3 to both sides.",
+    "We draw the graph and read off where it crosses zero.",
+    "x = 6 \u00d7 7 = 42, 所以答案是 42 🚀",
+    "a",
+    "So the answer is \\boxed{\\frac{1}{2}}.",
+]
+LONG = " ".join(f"Step {i}: multiply {i} by {i + 3} and then subtract {i % 5}." for i in range(12))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other at each of a model's many small operations."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Iterator[Callable[..., Encoder]]:
+    """Encoders by configuration; the model is loaded once for each."""
+    made: dict[Any, Encoder] = {}
+
+    def get(**settings: Any) -> Encoder:
+        key = tuple(sorted(settings.items()))
+        if key not in made:
+            made[key] = build_encoder(EmbeddingConfig(**settings))
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def model() -> SentenceTransformer:
+    return SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu").eval()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Rows and length of each batch that a model gets."""
+    shapes: list[tuple[int, int]] = []
+    forward = SentenceTransformer.forward
+
+    def counted(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        shapes.append(tuple(features["input_ids"].shape))
+        return forward(self, features, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "forward", counted)
+    return shapes
+
+
+def content(model: SentenceTransformer, text: str) -> list[int]:
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def windows_mean(model: SentenceTransformer, windows: list[list[int]]) -> torch.Tensor:
+    """The normalised mean of the unit vectors of windows of token ids, one forward pass each, weighted by length."""
+    total = torch.zeros(model.get_embedding_dimension(), dtype=torch.float64)
+    for window in windows:
+        ids = torch.tensor([[model.tokenizer.cls_token_id, *window, model.tokenizer.sep_token_id]])
+        with torch.inference_mode():
+            vector = model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"][0]
+        total += len(window) * (vector / vector.norm()).double()
+    return (total / total.norm()).float()
+
+
+def close(ours: torch.Tensor, expected: Any) -> None:
+    torch.testing.assert_close(ours, torch.as_tensor(expected), rtol=0, atol=1e-5)
+
+
+def test_short_texts_have_sentence_transformers_own_vectors(encoder: Any, model: SentenceTransformer) -> None:
+    encoded = encoder().encode(SHORT)
+    close(encoded.vectors, model.encode(SHORT, normalize_embeddings=True))
+    assert encoded.vectors.dtype == torch.float32
+    assert (encoded.tokens, encoded.truncated_tokens) == (sum(len(content(model, text)) for text in SHORT), 0)
+
+
+def test_chunks_of_a_long_text_are_averaged_by_their_tokens(encoder: Any, model: SentenceTransformer) -> None:
+    ids = content(model, LONG)
+    windows = [ids[i : i + WINDOW - 2] for i in range(0, len(ids), WINDOW - 2)]
+    assert len(windows) > 5
+    assert len(windows[-1]) < WINDOW - 2
+    encoded = encoder(max_seq_length=WINDOW).encode([SHORT[0], LONG])
+    close(encoded.vectors[1], windows_mean(model, windows))
+    close(encoded.vectors[0], windows_mean(model, [content(model, SHORT[0])]))
+    assert (encoded.tokens, encoded.truncated_tokens) == (len(ids) + len(content(model, SHORT[0])), 0)
+
+
+@pytest.mark.parametrize("long_text", ["head", "tail"])
+def test_head_and_tail_embed_one_window_and_count_the_rest(
+    encoder: Any, model: SentenceTransformer, batches: list[tuple[int, int]], long_text: str
+) -> None:
+    ids = content(model, LONG)
+    kept = ids[: WINDOW - 2] if long_text == "head" else ids[-(WINDOW - 2) :]
+    encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([LONG, SHORT[0], LONG])
+    assert sum(rows for rows, _ in batches) == 2
+    expected = windows_mean(model, [kept])
+    close(encoded.vectors[0], expected)
+    close(encoded.vectors[2], expected)
+    close(encoded.vectors[1], windows_mean(model, [content(model, SHORT[0])]))
+    assert encoded.tokens == 2 * len(ids) + len(content(model, SHORT[0]))
+    assert encoded.truncated_tokens == 2 * (len(ids) - (WINDOW - 2))
+
+
+def test_head_is_what_sentence_transformers_truncates_to(encoder: Any) -> None:
+    direct = SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu")
+    direct.max_seq_length = WINDOW
+    close(
+        encoder(max_seq_length=WINDOW, long_text="head").encode([LONG]).vectors,
+        direct.encode([LONG], normalize_embeddings=True),
+    )
+
+
+def test_an_exactly_full_window_is_one_window(
+    encoder: Any, model: SentenceTransformer, batches: list[tuple[int, int]]
+) -> None:
+    text = " ".join(["apple"] * (WINDOW - 2))
+    assert len(content(model, text)) == WINDOW - 2
+    for long_text in ("chunk", "head", "tail"):
+        batches.clear()
+        encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([text])
+        assert batches == [(1, WINDOW)]
+        assert encoded.truncated_tokens == 0
+
+
+def test_vectors_depend_neither_on_order_nor_on_the_batch(encoder: Any) -> None:
+    texts = [*SHORT, LONG, LONG[50:], "", SHORT[0]]
+    small_batches = encoder(max_seq_length=WINDOW, batch_tokens=20)
+    together = encoder(max_seq_length=WINDOW).encode(texts).vectors
+    alone = torch.cat([small_batches.encode([text]).vectors for text in texts])
+    close(alone, together)
+    order = np.random.default_rng(0).permutation(len(texts))
+    close(small_batches.encode([texts[i] for i in order]).vectors, together[order])
+
+
+def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[tuple[int, int]]) -> None:
+    encoder(max_seq_length=WINDOW, batch_tokens=40).encode([*SHORT, LONG, LONG[50:]])
+    assert all(rows * length <= 40 for rows, length in batches)
+    assert any(rows > 1 for rows, _ in batches)
+    batches.clear()
+    encoder(max_seq_length=WINDOW, batch_tokens=1).encode(SHORT)
+    assert {rows for rows, _ in batches} == {1}
+
+
+def test_equal_texts_are_embedded_once(encoder: Any, batches: list[tuple[int, int]]) -> None:
+    texts = [SHORT[0], SHORT[1], SHORT[0], SHORT[0]]
+    encoded = encoder().encode(texts)
+    assert sum(rows for rows, _ in batches) == 2
+    assert torch.equal(encoded.vectors[0], encoded.vectors[2])
+    assert torch.equal(encoded.vectors[0], encoded.vectors[3])
+    assert encoded.tokens == encoder().encode(SHORT[:2]).tokens + 2 * encoder().encode(SHORT[:1]).tokens
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_seq_length": WINDOW, "long_text": "tail"}, {"encoder": "ngram"}])
+def test_a_text_without_words_is_a_zero_vector(encoder: Any, settings: dict[str, Any]) -> None:
+    encoded = encoder(**settings).encode(["", SHORT[0], "  \n\t "])
+    norms = encoded.vectors.norm(dim=1).tolist()
+    assert norms == pytest.approx([0, 1, 0], abs=1e-5)
+    assert encoder(**settings).encode([""]).vectors.shape == (1, encoded.vectors.shape[1])
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoder": "ngram"}])
+def test_half_a_surrogate_pair_is_read_as_a_question_mark(encoder: Any, settings: dict[str, Any]) -> None:
+    vectors = encoder(**settings).encode(["so \ud83d it is 42", "so ? it is 42", "\udc00"]).vectors
+    close(vectors[0], vectors[1])
+    assert vectors.isfinite().all()
+
+
+def test_the_models_own_limit_is_the_default_window(encoder: Any, batches: list[tuple[int, int]]) -> None:
+    encoder().encode([LONG * 4])
+    assert max(length for _, length in batches) == 256
+
+
+def test_bfloat16_gives_float32_vectors_near_the_exact_ones(encoder: Any) -> None:
+    encoded = encoder(dtype="bfloat16").encode(SHORT)
+    assert encoded.vectors.dtype == torch.float32
+    assert (encoded.vectors * encoder().encode(SHORT).vectors).sum(1).min() > 0.99
+    assert encoded.vectors.norm(dim=1).tolist() == pytest.approx([1] * len(SHORT), abs=1e-5)
+
+
+@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
+def test_ngram_vectors_are_unit_counts_of_each_text_alone(texts: list[str]) -> None:
+    encoded = NgramEncoder().encode(texts)
+    assert isinstance(encoded, Encoded)
+    assert encoded.vectors.dtype == torch.float32
+    assert (encoded.vectors >= 0).all()
+    assert encoded.vectors.norm(dim=1).tolist() == pytest.approx([float(bool(t.strip())) for t in texts], abs=1e-5)
+    assert (encoded.tokens, encoded.truncated_tokens) == (sum(map(len, texts)), 0)
+    for text, vector in zip(texts, encoded.vectors, strict=True):
+        assert torch.equal(NgramEncoder().encode([text]).vectors[0], vector)
+
+
+def test_ngram_similarity_is_lexical() -> None:
+    vectors = (
+        NgramEncoder().encode(["add 3 to both sides", "add 3 to each side", "zzz qqq", "add 3 to both sides"]).vectors
+    )
+    same, near, far = (vectors[0] @ vectors[[3, 1, 2]].T).tolist()
+    assert same == pytest.approx(1)
+    assert 0.3 < near < 0.95
+    assert far < 0.05
+
+
+def test_ngram_vectors_are_the_same_in_every_process() -> None:
+    code = (
+        "from verl_dra.embedding.ngram import NgramEncoder; "
+        "print(NgramEncoder().encode(['add both sides']).vectors.nonzero().sum().item())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(out) == NgramEncoder().encode(["add both sides"]).vectors.nonzero().sum()
+
+
+def test_a_users_own_encoder_gets_the_configuration() -> None:
+    config = EmbeddingConfig(encoder="fake_encoders:ConfiguredEncoder", batch_tokens=77)
+    encoder = build_encoder(config)
+    assert isinstance(encoder, ConfiguredEncoder)
+    assert encoder.config is config
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"encoder": "fake_encoders:NoSuchEncoder"}, "'fake_encoders:NoSuchEncoder' is neither.*no attribute"),
+        ({"encoder": "no_such_module:Encoder"}, "No module named 'no_such_module'"),
+        ({"encoder": ""}, "'' is neither sentence_transformers nor ngram"),
+        ({"model": "/no/such/folder"}, "there is no folder '/no/such/folder'"),
+        ({"model": "org/name"}, "not in the hub's cache, and HF_HUB_OFFLINE is set"),
+        ({"model": "pkg://no_such_package/model"}, "install no_such_package"),
+        ({"long_text": "middle"}, "long_text must be one of chunk, head, tail"),
+    ],
+)
+def test_an_encoder_that_cannot_be_built_says_why(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build_encoder(EmbeddingConfig(**settings))
+
+
+def test_a_window_beyond_the_models_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_seq_length=1024 is more than the 512 tokens that .* has positions for"):
+        build_encoder(EmbeddingConfig(max_seq_length=1024))

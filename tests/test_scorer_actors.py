@@ -1,0 +1,338 @@
+"""Scorer actors on a real local Ray cluster: placement, replicas, lost ones, and what is left at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import ray
+from fake_encoders import POISON
+from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError
+from trajectories import byte_tokenizer, trajectory
+
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.reward_manager import DRARewardManager
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool, StepScores, replica_name, replica_of
+
+pytestmark = pytest.mark.slow
+
+Texts = dict[Session, str]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of this module's own with room for 32 CPUs and two GPUs, which are numbers to Ray."""
+    ray.init(
+        address="local",
+        num_cpus=32,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace=f"tests_{uuid.uuid4().hex}",
+        object_store_memory=100 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
+    yield
+    ray.shutdown()
+
+
+@dataclass
+class Run:
+    """A pool as the trainer owns it, a client as reward workers have it, and the encoder's gate."""
+
+    pool: ScorerPool
+    client: ScorerClient
+    name: str
+    gate: Path
+
+    def submit(self, texts: Texts) -> None:
+        """As reward workers do; returns when all has arrived or is given up."""
+
+        async def submit() -> None:
+            for session, text in texts.items():
+                self.client.submit(session, text)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+        asyncio.run(submit())
+
+    def close_gate(self) -> None:
+        self.gate.unlink()
+        self.gate.with_suffix(".started").unlink(missing_ok=True)
+
+    def scores(self, texts: Texts) -> StepScores:
+        return self.pool.wait(self.pool.request(list(texts)), fetch_from(texts))
+
+
+@pytest.fixture(scope="module")
+def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
+    pools: list[ScorerPool] = []
+
+    def start(encoder: str = "fake_encoders:FileGatedEncoder", trainer_pool: Any = (), **settings: Any) -> Run:
+        name = f"scorer_{uuid.uuid4().hex[:8]}"
+        gate = tmp_path_factory.mktemp(name) / "gate"
+        gate.touch()
+        config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
+        pools.append(ScorerPool(config, EmbeddingConfig(encoder=encoder, model=str(gate)), "graph_cut", trainer_pool))
+        return Run(pools[-1], ScorerClient(name, len(pools[-1])), name, gate)
+
+    yield start
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def run(start: Callable[..., Run]) -> Run:
+    """Three replicas, shared by the tests of this module; each leaves them alive."""
+    return start(num_replicas=3)
+
+
+def completions(groups: int = 8, size: int = 3) -> Texts:
+    """Texts of shuffled groups, with clones."""
+    rng = np.random.default_rng(0)
+    step = uuid.uuid4().hex[:8]
+    names = [Session(f"{step}_{g}", s) for g in range(groups) for s in range(size)]
+    words = ["add both sides", "draw the graph", "guess and check", "use the lemma"]
+    return {names[i]: f"{rng.choice(words)} {rng.integers(3)}" for i in rng.permutation(len(names))}
+
+
+def fetch_from(texts: Texts) -> Callable[[Sequence[Session]], Mapping[Session, str]]:
+    return lambda sessions: {session: texts[session] for session in sessions}
+
+
+def never_fetch(sessions: Sequence[Session]) -> Texts:
+    raise AssertionError(f"{len(sessions)} completions were fetched")
+
+
+def assert_right(scores: StepScores, texts: Texts) -> None:
+    vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
+    group = np.unique([session.uid for session in texts], return_inverse=True)[1]
+    np.testing.assert_allclose(scores.smi, oracles.graph_cut_smi(vectors, group), atol=1e-5)
+    np.testing.assert_allclose(sorted(scores.effective_paths), sorted(oracles.effective_paths(vectors, group)))
+    clones = [sum(o == t and s.uid == q.uid for q, o in texts.items()) > 1 for s, t in texts.items()]
+    assert scores.duplicate.tolist() == clones
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def kill(run: Run, replica: int, how: str) -> None:
+    handle = run.pool.handles[replica]
+    pid = ray.get(handle.ready.remote())
+    if how == "sigkill":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        ray.kill(handle, no_restart=how == "gone for good")
+    eventually(lambda: not alive(pid))
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_groups_on_several_replicas_have_the_scores_of_one(run: Run) -> None:
+    texts = completions()
+    assert {replica_of(session.uid, 3) for session in texts} == {0, 1, 2}
+    run.submit(texts)
+    scores = run.pool.wait(run.pool.request(list(texts)), never_fetch)
+    assert_right(scores, texts)
+    assert (scores.missing_rows, scores.fallbacks, scores.counts.evicted) == (0, 0, 0)
+    assert scores.counts.tokens == sum(map(len, texts.values()))
+
+
+def test_completions_that_never_came_are_fetched_and_counted(run: Run) -> None:
+    texts = completions()
+    arrived = dict(list(texts.items())[::2])
+    run.submit(arrived)
+    scores = run.scores(texts)
+    assert_right(scores, texts)
+    assert scores.missing_rows == len(texts) - len(arrived)
+    assert 1 <= scores.fallbacks <= 3
+
+
+def test_scores_are_asked_for_before_the_texts_are_embedded(run: Run) -> None:
+    texts = completions()
+    run.close_gate()
+    run.submit(texts)
+    pending = run.pool.request(list(texts))
+    run.gate.touch()
+    assert_right(run.pool.wait(pending, never_fetch), texts)
+
+
+def test_a_step_takes_scores_once(run: Run) -> None:
+    texts = completions(groups=2)
+    run.submit(texts)
+    assert run.scores(texts).missing_rows == 0
+    assert run.scores(texts).missing_rows == len(texts)
+
+
+@pytest.mark.parametrize("how", ["restarted", "gone for good", "sigkill"])
+@pytest.mark.parametrize("moment", ["before the step asks", "while the step waits"])
+def test_a_lost_replica_costs_time_and_never_the_scores(run: Run, moment: str, how: str) -> None:
+    texts = completions()
+    lost = sum(replica_of(session.uid, 3) == 1 for session in texts)
+    if moment == "before the step asks":
+        run.submit(texts)
+        kill(run, 1, how)
+        scores = run.scores(texts)
+    else:
+        run.close_gate()
+        run.submit(texts)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(run.pool.wait, run.pool.request(list(texts)), fetch_from(texts))
+            eventually(run.gate.with_suffix(".started").exists)
+            kill(run, 1, how)
+            run.gate.touch()
+            scores = waiting.result()
+    assert_right(scores, texts)
+    assert scores.missing_rows == lost
+    assert scores.fallbacks >= 1
+
+
+def test_a_client_survives_its_scorer_and_finds_it_again(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    texts = completions()
+    run.submit(texts)
+    run.scores(texts)
+    for replica in range(3):
+        kill(run, replica, "gone for good")
+    run.submit(texts)
+    assert "did not reach its diversity scorer" in caplog.text
+    assert run.scores(texts).missing_rows == len(texts)
+    run.submit(texts)
+    assert run.scores(texts).missing_rows == 0
+
+
+def test_a_client_without_any_scorer_does_not_raise(cluster: None, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(pool=None, client=ScorerClient("nobody", 2), name="nobody", gate=Path())
+    run.submit(completions(groups=1, size=1))
+    assert "did not reach its diversity scorer (ValueError)" in caplog.text
+
+
+def length_score(solution_str: str, **_: Any) -> float:
+    return float(len(solution_str))
+
+
+def test_completions_reach_their_scorer_around_verls_remote_reward_manager(run: Run) -> None:
+    texts, tokenizer = completions(groups=2), byte_tokenizer()
+    scorer = {"name": run.name, "num_replicas": 3}
+    config = OmegaConf.create(
+        {"dra": {"base_reward_manager": "remote", "scorer": scorer}, "reward": {"num_workers": 1}}
+    )
+
+    async def reward() -> list[float]:
+        manager = DRARewardManager(config, tokenizer, length_score)
+        results = [await manager.run_single(trajectory(tokenizer, [("q", text)], *s)) for s, text in texts.items()]
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        return [result["reward_score"] for result in results]
+
+    assert asyncio.run(reward()) == [len(text) for text in texts.values()]
+    assert_right(run.pool.wait(run.pool.request(list(texts)), never_fetch), texts)
+
+
+def test_an_encoder_that_fails_on_a_steps_texts_stops_the_step(run: Run) -> None:
+    texts = completions(groups=2)
+    session = next(iter(texts))
+    texts[session] = POISON
+    run.submit(texts)
+    with pytest.raises(RayTaskError, match="poison can't be embedded"):
+        run.scores(texts)
+    texts[session] = "good again"
+    assert_right(run.scores(texts), texts)
+
+
+def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., Run]) -> None:
+    with pytest.raises(RuntimeError, match=r"scorer could not start(.|\n)*this encoder has no weights"):
+        start("fake_encoders:BrokenEncoder")
+
+
+def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:
+    run = start(deadline_s=1)
+    texts = completions(groups=1)
+    run.close_gate()
+    with pytest.raises(
+        TimeoutError, match=r"scorer 0 gave no scores of 3 completions within dra.scorer.deadline_s=1 s"
+    ):
+        run.scores(texts)
+    run.gate.touch()
+
+
+def test_a_replica_that_cannot_come_back_ends_the_step_at_its_deadline(start: Callable[..., Run]) -> None:
+    run = start(deadline_s=4)
+    run.gate.with_suffix(".broken").touch()
+    kill(run, 0, "gone for good")
+    with pytest.raises(TimeoutError, match=r"within dra.scorer.deadline_s=4 s"):
+        run.scores(completions(groups=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"placement": "dedicated"}, r"placement dedicated: 1 x \(CPU 1, GPU 1\)"),
+        ({"num_cpus": 1000, "num_replicas": 2}, r"placement cpu: 2 x \(CPU 1000, GPU 0\)"),
+    ],
+)
+def test_what_cannot_be_placed_fails_at_the_start_with_the_reason(
+    start: Callable[..., Run], settings: dict[str, Any], asked: str
+) -> None:
+    trainer = ray.util.placement_group([{"CPU": 1, "GPU": 1}] * 2)
+    ray.get(trainer.ready())
+    before = time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match=rf"within dra.scorer.placement_timeout_s=3 s.*{asked}") as refusal:
+            start("ngram", placement_timeout_s=3, **settings)
+    finally:
+        ray.util.remove_placement_group(trainer)
+    assert time.monotonic() - before < 30
+    assert "of 32 free, GPU 0 of 2 free" in str(refusal.value)
+    assert "use dra.scorer.placement=cpu" in str(refusal.value)
+
+
+def test_colocated_scorers_take_their_share_of_the_trainers_gpus(start: Callable[..., Run]) -> None:
+    trainer = ray.util.placement_group([{"CPU": 1, "GPU": 1}] * 2)
+    ray.get(trainer.ready())
+    run = start("ngram", [trainer], placement="colocated", num_replicas=2, gpu_fraction=0.25)
+
+    def left_of_each_gpu() -> list[float]:
+        group = trainer.id.hex()
+        return [ray.available_resources().get(f"GPU_group_{i}_{group}", 0) for i in range(2)]
+
+    eventually(lambda: left_of_each_gpu() == [0.75, 0.75])
+    texts = completions()
+    run.submit(texts)
+    assert_right(run.scores(texts), texts)
+    run.pool.close()
+    eventually(lambda: left_of_each_gpu() == [1, 1])
+    ray.util.remove_placement_group(trainer)
+
+
+def test_nothing_is_left_after_close(start: Callable[..., Run]) -> None:
+    run = start("ngram", num_replicas=2)
+    pids = ray.get([handle.ready.remote() for handle in run.pool.handles])
+    assert all(map(alive, pids))
+    run.pool.close()
+    eventually(lambda: not any(map(alive, pids)))
+    names = {replica_name(run.name, i) for i in range(2)}
+    eventually(lambda: not names & set(ray.util.list_named_actors()))
