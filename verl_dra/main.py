@@ -35,6 +35,7 @@ def train(config: DictConfig, output: Path) -> None:
         ConfigError: before any worker starts.
     """
     # Imported here: veRL takes seconds, and prints.
+    import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -45,12 +46,16 @@ def train(config: DictConfig, output: Path) -> None:
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
-    if dra.enabled:
-        from verl_dra.task_runner import remote_task_runner
+    try:
+        if dra.enabled:
+            from verl_dra.task_runner import remote_task_runner
 
-        run_ppo(config, task_runner_class=remote_task_runner())
-    else:
-        run_ppo(config, task_runner_class=TaskRunnerV1)
+            run_ppo(config, task_runner_class=remote_task_runner())
+        else:
+            run_ppo(config, task_runner_class=TaskRunnerV1)
+    finally:
+        # Brings the workers' last lines, the summary among them; and a sweep's next point starts afresh.
+        ray.shutdown()
 
 
 def _log_to(config: DictConfig, output: Path) -> None:

@@ -15,7 +15,8 @@ def run(
     """Run to the end with output to `log`; the exit status is the command's."""
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     namespaces = ["unshare", *root, "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-    prepare = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && exec "$@"'
+    mounts = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp/ray"
+    prepare = f'ip link set lo up && {mounts} && exec "$@"'
     with log.open("wb") as output:
         return subprocess.run(
             [*namespaces, "bash", "-c", prepare, "bash", *command],
