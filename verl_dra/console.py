@@ -21,7 +21,7 @@ _SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/.*|ti
 
 
 def say(text: str) -> None:
-    """Tell the user; from a Ray worker too, whose output the driver gets."""
+    """Tell the user."""
     sys.stdout.write(f"{_PREFIX}{text}\n")
     sys.stdout.flush()
 

@@ -48,13 +48,16 @@ def train(config: DictConfig, output: Path) -> None:
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
         if dra.enabled:
-            from verl_dra.task_runner import remote_task_runner
+            from verl_dra.task_runner import ReturningTaskRunner
 
-            run_ppo(config, task_runner_class=remote_task_runner())
+            runner = ReturningTaskRunner()
+            run_ppo(config, task_runner_class=runner)
+            for line in runner.summary():
+                say(line)
         else:
             run_ppo(config, task_runner_class=TaskRunnerV1)
     finally:
-        # Brings the workers' last lines, the summary among them; and a sweep's next point starts afresh.
+        # A sweep's next point starts afresh.
         ray.shutdown()
 
 

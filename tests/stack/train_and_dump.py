@@ -72,13 +72,13 @@ def watched(base: Any) -> Any:
 
 def watching(base: Any) -> Any:
     class WatchingTaskRunner(base):
-        def run(self, config: DictConfig) -> None:
+        def run(self, config: DictConfig) -> Any:
             # Imported here: this class travels by value, and a global would come as a copy.
             from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
             mode = config.trainer.v1.trainer_mode
             TRAINER_REGISTRY[mode] = watched(TRAINER_REGISTRY[mode])
-            super().run(config)
+            return super().run(config)
 
     return ray.remote(num_cpus=1)(WatchingTaskRunner)
 
