@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from verl_dra.embedding import EmbeddingConfig, Encoded
 from verl_dra.embedding.ngram import NgramEncoder
 
@@ -62,3 +64,16 @@ class ConfiguredEncoder(NgramEncoder):
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.config = config
+
+
+class NoisyEncoder:
+    """The noise of a half-precision encoder, larger: equal texts get vectors that differ from call to call."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self._calls += 1
+        exact = NgramEncoder().encode(texts)
+        noise = torch.randn(exact.vectors.shape, generator=torch.Generator().manual_seed(self._calls))
+        return Encoded(torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, 0)

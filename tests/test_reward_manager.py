@@ -179,6 +179,15 @@ def test_without_stated_lengths_the_attention_mask_bounds_the_text(recorded: typ
     assert recorded.submitted == [(Session("a", 0), "42")]
 
 
+def test_a_row_without_its_name_is_rewarded_and_not_submitted(recorded: type[Recorder]) -> None:
+    """As veRL's colocated reward models pass them."""
+    data = trajectory(TOKENIZER, [("What is 6 x 7?", "42")])
+    expected = rewarded("naive", data, wrapped=False)
+    del data.non_tensor_batch["uid"], data.non_tensor_batch["session_id"]
+    assert rewarded("naive", data) == expected
+    assert recorded.submitted == []
+
+
 def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: type[Recorder]) -> None:
     async def run() -> None:
         seen = asyncio.Event()

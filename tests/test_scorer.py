@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import oracles
 import pytest
-from fake_encoders import POISON, GatedEncoder
+from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -260,3 +260,27 @@ def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> 
     for done in [thread.submit(work, worker) for worker in range(8)]:
         done.result(120)
     assert scorer.take_counts().evicted == 0
+
+
+def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
+    clones = group("a", *["add both sides"] * 4)
+    scorer = Scorer(NoisyEncoder(), "graph_cut", max_rows=100)
+    for item in clones.items():
+        scorer.submit([item])
+        scorer.collect([item[0], Session("none", 0)], {})  # waits until it is embedded, in a batch of its own
+    np.testing.assert_allclose(collected(scorer, clones).smi, 3, rtol=1e-6)
+
+
+def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
+    scorer = Scorer(gated, "graph_cut", max_rows=1000)
+    scorer.submit([(Session("first", 0), "held by the gate")])
+    assert gated.started.wait(60)
+    backlog = {Session("validation", i): "long text " * 30_000 for i in range(3)}
+    scorer.submit(backlog.items())
+    scorer.submit(TEXTS.items())
+    scores = thread.submit(scorer.collect, list(TEXTS), {})
+    while next(iter(scorer._waiting)) not in TEXTS:
+        pass
+    gated.gate.set()
+    assert_right(scores.result(60), TEXTS)
+    assert set(TEXTS.values()) <= set(gated.batches[1])

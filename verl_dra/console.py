@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "verl-dra: "
@@ -95,14 +95,16 @@ def _copy(read_end: int, log: Path, shown: int, tail: deque[str], done: threadin
             data = os.read(read_end, 2**16)
             if not data:
                 return
-            file.write(data)
+            with suppress(OSError):  # a full disk, or nobody reading, must not stop what writes to the pipe
+                file.write(data)
             *lines, rest = (rest + data).split(b"\n")
             for raw in lines:
                 line = raw.decode("utf-8", "replace")
                 tail.append(line)
                 text = shown_line(line)
                 if text is not None:
-                    os.write(shown, f"{text}\n".encode())
+                    with suppress(OSError):
+                        os.write(shown, f"{text}\n".encode())
 
 
 def _short(value: str) -> str:

@@ -98,12 +98,10 @@ def compute_dra_advantage(
         config=config,
     )
     step.advantage = data.batch["advantages"][torch.arange(len(real)), mask.argmax(dim=1)]
-    if len(step.rows.final) < len(index):
-        per_session = token_level_rewards.new_zeros(len(step.rows.final))
-        per_session[step.rows.real] = step.advantage
-        broadcast = per_session[step.rows.session].unsqueeze(1) * response_mask
-        return broadcast, broadcast
-    advantages, returns = torch.zeros_like(token_level_rewards), torch.zeros_like(token_level_rewards)
+    per_session = token_level_rewards.new_zeros(len(step.rows.final))
+    per_session[step.rows.real] = step.advantage
+    advantages = per_session[step.rows.session].unsqueeze(1) * response_mask
+    returns = advantages.clone()
     advantages[real], returns[real] = data.batch["advantages"], data.batch["returns"]
     return advantages, returns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,6 +69,7 @@ def _log_to(config: DictConfig, output: Path) -> None:
             "TENSORBOARD_DIR": str(output / "tensorboard"),
             "VERL_FILE_LOGGER_PATH": str(output / "metrics.jsonl"),
         }
+        environment = {name: os.environ.get(name, value) for name, value in environment.items()}
         chosen = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", {**environment, **chosen}, force_add=True)
 

@@ -31,6 +31,10 @@ class DRARewardManager(RewardManagerBase):
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The base manager's reward and extra info for one trajectory (its outputs are the rows of `data`)."""
         final = data[-1]
+        if not {"uid", "session_id"} <= final.non_tensor_batch.keys():
+            # A colocated reward model scores the sampled batch, whose rows veRL 0.9.1 strips of their names; the
+            # trainer fetches the texts then.
+            return await self._rewarded(data)
         session = Session(str(final.non_tensor_batch["uid"]), int(final.non_tensor_batch["session_id"]))
         responses = final.batch["responses"]
         # `response_len` leaves out the padding that a trajectory of several outputs brings.
@@ -39,6 +43,9 @@ class DRARewardManager(RewardManagerBase):
             length = final.batch["attention_mask"][-responses.shape[-1] :].sum()
         text = await self.loop.run_in_executor(None, completion_text, self.tokenizer, responses[: int(length)])
         self._scorers.submit(session, text)
+        return await self._rewarded(data)
+
+    async def _rewarded(self, data: DataProto) -> dict[str, Any]:
         reward: dict[str, Any] = await self._base.run_single(data)
         return reward
 

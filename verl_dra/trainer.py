@@ -48,11 +48,12 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             # Reward workers get the config inside super()._setup() and need the number of scorers.
             self._dra.scorer.num_replicas = replica_count(self._dra.scorer, self.config.trainer.nnodes)
             self.config.dra.scorer.num_replicas = self._dra.scorer.num_replicas
-            colocated = self._dra.scorer.placement == "colocated"
-            if not colocated:
+            on_cpu = self._dra.scorer.placement == "cpu"
+            if on_cpu:
                 self._scorers = ScorerPool(self._dra.scorer, self._dra.embedding, self._dra.smi)
             super()._setup()
-            if colocated:
+            if not on_cpu:
+                # After the trainer has booked its GPUs: veRL waits for ever for one that a scorer has taken.
                 pool = self.resource_pool_manager.resource_pool_dict["global_pool"]
                 self._scorers = ScorerPool(
                     self._dra.scorer, self._dra.embedding, self._dra.smi, pool.get_placement_groups()

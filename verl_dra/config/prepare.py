@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 from typing import cast, get_args
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -162,6 +163,9 @@ def _check_device(config: DictConfig, dra: DRAConfig) -> None:
 def _install(config: DictConfig, dra: DRAConfig) -> None:
     with open_dict(config):
         if dra.enabled:
+            # The scorers' working directory is another one.
+            if Path(dra.embedding.model).expanduser().is_dir():
+                dra.embedding.model = str(Path(dra.embedding.model).expanduser().resolve())
             dra.scorer.name = dra.scorer.name or f"dra_scorer_{uuid.uuid4().hex[:8]}"
             config.algorithm.adv_estimator = ESTIMATOR
             _set_reward_manager(config, _REWARD_MANAGER)

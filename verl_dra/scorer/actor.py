@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
 
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 from verl_dra.scorer.messages import Counts, Missing, Scores, Session
@@ -20,7 +22,7 @@ class DiversityScorer:
     """
 
     def __init__(self, embedding: EmbeddingConfig, smi: str, max_rows: int) -> None:
-        self._scorer = Scorer(build_encoder(embedding), smi, max_rows)
+        self._scorer = Scorer(build_encoder(replace(embedding, device=embedding.device or _device())), smi, max_rows)
 
     @ray.method(concurrency_group="submit")
     def submit(self, completions: Iterable[tuple[Session, str]]) -> None:
@@ -41,6 +43,16 @@ class DiversityScorer:
     def ready(self) -> int:
         """The process id, once the encoder is loaded."""
         return os.getpid()
+
+
+def _device() -> str:
+    """The GPU that Ray assigned, or the CPU. Ray 2.60 leaves all GPUs visible to an actor that booked none."""
+    assigned = ray.get_gpu_ids()
+    if not assigned or not torch.cuda.is_available():
+        return "cpu"
+    if os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
+        return f"cuda:{assigned[0]}"
+    return "cuda"
 
 
 def remote_scorer() -> Any:

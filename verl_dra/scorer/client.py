@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import replica_name, replica_of
@@ -40,7 +40,7 @@ class ScorerClient:
             if i not in self._handles:
                 self._handles[i] = ray.get_actor(self._names[i])
             await self._handles[i].submit.remote([(session, text)])
-        except (RayActorError, ValueError) as error:
+        except (RayError, ValueError) as error:
             # ValueError: no actor of that name. Either way it is looked up anew next time.
             self._handles.pop(i, None)
             logger.warning("completion %s did not reach its diversity scorer (%s)", session, type(error).__name__)

@@ -21,7 +21,8 @@ class ScorerConfig:
     """`cpu`; `dedicated`, a GPU of its own that `trainer.n_gpus_per_node` leaves free; or `colocated`, a fraction of
     the trainer's GPUs."""
     num_replicas: int | None = None
-    """Scorers; None for one a node. A group is always on the same one."""
+    """Scorers; None for one a node (of the trainer's for `colocated`), for `dedicated` one. A group is always on the
+    same one."""
     num_cpus: float = 1
     """CPUs that Ray reserves for each; also the threads of the encoder on a CPU."""
     gpu_fraction: float = 0.1
@@ -53,10 +54,10 @@ class ScorerConfig:
 
 
 def replica_count(config: ScorerConfig, trainer_nodes: int) -> int:
-    """Scorers of a run: as configured, or one a node (of the cluster; for `colocated`, of the trainer)."""
+    """Scorers of a run: as configured, or the placement's default."""
     if config.num_replicas is not None:
         return config.num_replicas
-    return trainer_nodes if config.placement == "colocated" else len(_nodes())
+    return {"cpu": len(_nodes()), "dedicated": 1, "colocated": trainer_nodes}[config.placement]
 
 
 def actor_options(config: ScorerConfig, trainer_pool: Sequence[PlacementGroup]) -> list[dict[str, Any]]:

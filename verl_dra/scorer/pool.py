@@ -22,6 +22,7 @@ from verl_dra.scorer.placement import ScorerConfig, actor_options, describe
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.5
+_COUNTS_S = 5.0
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
 
@@ -223,9 +224,13 @@ class ScorerPool:
 
     def _take_counts(self) -> Counts:
         counts = Counts()
-        for replica in self._replicas:
+        replies = [replica.take_counts.remote() for replica in self._replicas]
+        ready, late = ray.wait(replies, num_returns=len(replies), timeout=_COUNTS_S)
+        for reply in ready:
             try:
-                counts += ray.get(replica.take_counts.remote(), timeout=self._config.deadline_s)
-            except (RayActorError, GetTimeoutError):
-                logger.warning("a diversity scorer's counts are lost with it")
+                counts += ray.get(reply)
+            except RayActorError:
+                late.append(reply)
+        if late:
+            logger.warning("the counts of %d diversity scorers are lost with them", len(late))
         return counts

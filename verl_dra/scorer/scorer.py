@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,15 @@ logger = logging.getLogger(__name__)
 
 # Characters handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
 _CHARACTERS_AT_A_TIME = 2**18
+
+
+class _Row(NamedTuple):
+    """An embedded completion."""
+
+    text: int
+    """Hash of its text."""
+    vector: Tensor
+    """[D] float32."""
 
 
 class Scorer:
@@ -38,7 +48,7 @@ class Scorer:
         self._max_rows = max_rows
         self._waiting: OrderedDict[Session, str] = OrderedDict()
         self._embedding: dict[Session, str] = {}
-        self._vectors: OrderedDict[Session, Tensor] = OrderedDict()
+        self._rows: OrderedDict[Session, _Row] = OrderedDict()
         self._counts = Counts()
         self._changed = threading.Condition()
         self._encoding = threading.Lock()
@@ -48,7 +58,7 @@ class Scorer:
         """Take finished completions; returns at once. A session that comes again replaces the earlier one."""
         with self._changed:
             for session, text in completions:
-                self._vectors.pop(session, None)
+                self._rows.pop(session, None)
                 self._waiting[session] = text
             self._evict(self._waiting)
             self._changed.notify_all()
@@ -66,18 +76,26 @@ class Scorer:
             Scores in the order of `sessions`; or what is missing, and then nothing is forgotten.
         """
         with self._changed:
+            for session in sessions:
+                if session in self._waiting:
+                    self._waiting.move_to_end(session, last=False)  # before what nobody waits for, such as validation
             self._changed.wait_for(lambda: not any(s in self._waiting or s in self._embedding for s in sessions))
-            vectors = {s: self._vectors[s] for s in sessions if s in self._vectors}
-        missing = [s for s in sessions if s not in vectors and s not in texts]
+            rows = {s: self._rows[s] for s in sessions if s in self._rows}
+        missing = [s for s in sessions if s not in rows and s not in texts]
         if missing:
             return Missing(missing)
-        late = [s for s in sessions if s not in vectors]
+        late = [s for s in sessions if s not in rows]
         if late:
-            vectors.update(zip(late, self._encode([texts[s] for s in late]), strict=True))
-        scores = self._score(sessions, torch.stack([vectors[s] for s in sessions]))
+            rows.update(zip(late, self._encode([texts[s] for s in late]), strict=True))
+        # Equal texts of a group share one vector: a half-precision encoder's noise, which differs from batch to batch,
+        # must not tell clones apart.
+        first: dict[tuple[str, int], Tensor] = {}
+        for session in sorted(sessions):
+            first.setdefault((session.uid, rows[session].text), rows[session].vector)
+        scores = self._score(sessions, torch.stack([first[s.uid, rows[s].text] for s in sessions]))
         with self._changed:
             for session in sessions:
-                self._vectors.pop(session, None)
+                self._rows.pop(session, None)
         return scores
 
     def take_counts(self) -> Counts:
@@ -101,16 +119,16 @@ class Scorer:
                 self._embedding = self._next_texts()
             batch = self._embedding
             try:
-                vectors = self._encode(list(batch.values()))
+                rows = self._encode(list(batch.values()))
             except Exception:
                 # The completions become missing ones; encoding them again at collection shows the trainer the error.
                 logger.exception("embedding %d completions failed", len(batch))
-                vectors = []
+                rows = []
             with self._changed:
-                for session, vector in zip(batch, vectors, strict=False):
+                for session, row in zip(batch, rows, strict=False):
                     if session not in self._waiting:
-                        self._vectors[session] = vector
-                self._evict(self._vectors)
+                        self._rows[session] = row
+                self._evict(self._rows)
                 self._embedding = {}
                 self._changed.notify_all()
 
@@ -123,15 +141,15 @@ class Scorer:
             characters += len(text)
         return texts
 
-    def _encode(self, texts: list[str]) -> list[Tensor]:
+    def _encode(self, texts: list[str]) -> list[_Row]:
         with self._encoding:
             encoded = self._encoder.encode(texts)
         with self._changed:
             self._counts += Counts(encoded.tokens, encoded.truncated_tokens)
         # Rows of their own, so that a kept one does not keep its whole batch.
-        return [vector.clone() for vector in encoded.vectors]
+        return [_Row(hash(text), vector.clone()) for text, vector in zip(texts, encoded.vectors, strict=True)]
 
-    def _evict(self, rows: OrderedDict[Session, str] | OrderedDict[Session, Tensor]) -> None:
+    def _evict(self, rows: OrderedDict[Session, str] | OrderedDict[Session, _Row]) -> None:
         excess = max(len(rows) - self._max_rows, 0)
         for _ in range(excess):
             rows.popitem(last=False)
