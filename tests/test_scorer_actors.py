@@ -103,9 +103,11 @@ def run(start: Callable[..., Run]) -> Run:
 
 
 def completions(groups: int = 8, size: int = 3) -> Texts:
-    """Texts of shuffled groups, with clones."""
+    """Texts of shuffled groups, with clones; 8 groups or more have some on each of 3 replicas."""
     rng = np.random.default_rng(0)
     step = uuid.uuid4().hex[:8]
+    while groups >= 8 and len({replica_of(f"{step}_{g}", 3) for g in range(groups)}) < 3:
+        step = uuid.uuid4().hex[:8]
     names = [Session(f"{step}_{g}", s) for g in range(groups) for s in range(size)]
     words = ["add both sides", "draw the graph", "guess and check", "use the lemma"]
     return {names[i]: f"{rng.choice(words)} {rng.integers(3)}" for i in rng.permutation(len(names))}
