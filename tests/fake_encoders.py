@@ -52,6 +52,20 @@ class FileGatedEncoder:
         return NgramEncoder().encode(texts)
 
 
+class OnceBrokenEncoder(NgramEncoder):
+    """Fails on everything in the process that loads it first (told by the file `.broken` beside `config.model`)."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        mark = Path(config.model).with_suffix(".broken")
+        self._works = mark.exists()
+        mark.touch()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if not self._works:
+            raise RuntimeError("an illegal memory access was encountered")
+        return super().encode(texts)
+
+
 class BrokenEncoder:
     """Can't be loaded."""
 
@@ -76,4 +90,6 @@ class NoisyEncoder:
         self._calls += 1
         exact = NgramEncoder().encode(texts)
         noise = torch.randn(exact.vectors.shape, generator=torch.Generator().manual_seed(self._calls))
-        return Encoded(torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, 0)
+        return Encoded(
+            torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, exact.truncated_tokens
+        )

@@ -120,8 +120,18 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
             "adv_estimator=rloo and dra.base_estimator=opo contradict each other; set one",
         ),
         (
+            ["algorithm.adv_estimator=rloo", "dra.base_estimator=grpo"],
+            "adv_estimator=rloo and dra.base_estimator=grpo contradict each other; set one",
+        ),
+        (["dra.on_failure=ignore"], "dra.on_failure must be raise or unadjusted, not 'ignore'"),
+        (["dra.scorer.max_queue_bytes=0"], "dra.scorer.max_queue_bytes must be at least 1, not 0"),
+        (
+            ["reward.reward_manager.name=dapo", "dra.base_reward_manager=naive"],
+            "reward.reward_manager=dapo and dra.base_reward_manager=naive contradict each other; set one",
+        ),
+        (
             ["reward.reward_manager.name=dapo", "dra.base_reward_manager=gdpo"],
-            r"reward.reward_manager \(dapo\) and dra.base_reward_manager=gdpo contradict each other; set one",
+            r"reward.reward_manager=dapo and dra.base_reward_manager=gdpo contradict each other; set one",
         ),
         (["dra.base_reward_manager=no_such"], r"dra.base_reward_manager: 'no_such' is neither.*gdpo, naive"),
         (["dra.base_reward_manager=pkg://no.such:Manager"], r"dra.base_reward_manager: 'pkg://no.such:Manager' is"),

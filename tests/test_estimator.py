@@ -135,10 +135,17 @@ def verl_advantages(batch: Batch, name: str, rewards: torch.Tensor | None = None
 
 
 def dra_advantages(
-    batch: Batch, base: str = "grpo", negative: Any = "paper", rewards: torch.Tensor | None = None, **settings: Any
+    batch: Batch,
+    base: str = "grpo",
+    negative: Any = "paper",
+    rewards: torch.Tensor | None = None,
+    unscored: tuple[str, ...] = (),
+    **settings: Any,
 ) -> tuple[DataProto, Step]:
     rows = batch.rows
-    step = Step(rows, torch.tensor([batch.smi[name] for name in rows.names]), base, negative)
+    smi = torch.tensor([batch.smi[name] for name in rows.names])
+    scored = torch.tensor([name.uid not in unscored for name in rows.names])
+    step = Step(rows, torch.where(scored, smi, 0), scored, base, negative)
     with estimating(step):
         return verl_advantages(batch, "dra", rewards, **settings), step
 
@@ -238,6 +245,18 @@ def test_without_similarity_a_padded_batch_is_verls_own() -> None:
     batch = make_batch(padding=2, outputs=3)
     batch.smi = dict.fromkeys(batch.smi, 0.0)
     assert torch.equal(dra_advantages(batch)[0].batch["advantages"], verl_advantages(batch, "grpo").batch["advantages"])
+
+
+@pytest.mark.parametrize("negative", POLICIES)
+@pytest.mark.parametrize("base", BASES)
+def test_a_group_without_scores_keeps_its_raw_rewards(base: str, negative: str) -> None:
+    batch = make_batch()
+    ours, step = dra_advantages(batch, base, negative, unscored=("prompt_1",))
+    partly = hand_adjusted(batch, negative)
+    raw = batch.uids == "prompt_1"
+    partly[raw] = batch.rewards[raw]
+    assert_close(ours, verl_advantages(batch, base, partly))
+    assert torch.equal(step.adjusted[~step.scored], step.raw[~step.scored])
 
 
 def test_dr_grpo_is_grpo_without_the_division_by_the_standard_deviation() -> None:

@@ -212,7 +212,7 @@ def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: 
 def test_a_reward_waits_neither_for_a_busy_scorer_nor_for_an_absent_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 
-    def never(completions: Any) -> Any:
+    def never(completions: Any, refused: int, unsent: int) -> Any:
         sent.append(completions)
         return asyncio.get_running_loop().create_future()
 

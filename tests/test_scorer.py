@@ -13,11 +13,13 @@ from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verl_dra.embedding import Encoded, EncoderUnavailable
 from verl_dra.embedding.ngram import NgramEncoder
-from verl_dra.scorer.messages import Counts, Missing, Scores, Session
+from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 from verl_dra.scorer.scorer import Scorer
 
 Texts = dict[Session, str]
+LONG = 60.0
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ TEXTS = group("a", "add both sides", "add both sides", "draw a graph") | group("
 
 
 def collected(scorer: Scorer, texts: Texts) -> Scores:
-    answer = scorer.collect(list(texts), {})
+    answer = scorer.collect(list(texts), {}, LONG)
     assert isinstance(answer, Scores)
     return answer
 
@@ -105,7 +107,7 @@ def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoo
     first, second = ({s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab")
     gated.gate.set()
     scorer.submit(first.items())
-    scorer.collect([*first, Session("none", 0)], {})  # waits until they are embedded
+    scorer.collect([*first, Session("none", 0)], {}, LONG)  # waits until they are embedded
     gated.gate.clear()
     gated.started.clear()
     scorer.submit(second.items())
@@ -119,24 +121,24 @@ def test_what_is_missing_is_named_and_then_sent_as_text() -> None:
     scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
     arrived = {s: t for s, t in TEXTS.items() if s.session_id == 0}
     scorer.submit(arrived.items())
-    missing = scorer.collect(list(TEXTS), {})
+    missing = scorer.collect(list(TEXTS), {}, LONG)
     assert missing == Missing([s for s in TEXTS if s.session_id > 0])
-    scores = scorer.collect(list(TEXTS), {s: TEXTS[s] for s in missing.sessions})
+    scores = scorer.collect(list(TEXTS), {s: TEXTS[s] for s in missing.sessions}, LONG)
     assert isinstance(scores, Scores)
     assert_right(scores, TEXTS)
-    assert scorer.take_counts().tokens == sum(map(len, TEXTS.values()))
+    assert scores.tokens == sum(map(len, TEXTS.values()))
 
 
 def test_a_text_that_arrives_after_it_was_missed_is_not_embedded_again() -> None:
     encoder = GatedEncoder()
     encoder.gate.set()
     scorer = Scorer(encoder, "graph_cut", max_rows=100)
-    assert isinstance(scorer.collect(list(TEXTS), {}), Missing)
+    assert isinstance(scorer.collect(list(TEXTS), {}, LONG), Missing)
     scorer.submit(TEXTS.items())
-    scores = scorer.collect(list(TEXTS), TEXTS)
+    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
     assert isinstance(scores, Scores)
     assert_right(scores, TEXTS)
-    assert sum(map(len, encoder.batches)) == len(TEXTS)
+    assert sum(map(len, encoder.batches)) == len(set(TEXTS.values()))
 
 
 def test_scores_are_taken_once() -> None:
@@ -144,7 +146,7 @@ def test_scores_are_taken_once() -> None:
     scorer.submit(TEXTS.items())
     first = {s: t for s, t in TEXTS.items() if s.uid == "a"}
     assert_right(collected(scorer, first), first)
-    assert scorer.collect(list(TEXTS), {}) == Missing(list(first))
+    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(list(first))
     second = {s: t for s, t in TEXTS.items() if s.uid == "b"}
     assert_right(collected(scorer, second), second)
 
@@ -176,73 +178,218 @@ def test_a_replaced_text_is_never_scored_even_where_the_new_one_fails(gated: Gat
     assert gated.started.wait(60)
     scorer.submit([(Session("a", 0), POISON)])
     gated.gate.set()
-    assert scorer.collect(list(old), {}) == Missing([Session("a", 0)])
+    assert scorer.collect(list(old), {}, LONG) == Missing([Session("a", 0)])
 
 
 def test_the_oldest_are_evicted_and_counted() -> None:
     scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=3)
-    for item in TEXTS.items():
-        scorer.submit([item])
-        scorer.collect([item[0], Session("none", 0)], {})  # waits until it is embedded
-    assert scorer.collect(list(TEXTS), {}) == Missing(list(TEXTS)[:2])
-    assert scorer.take_counts().evicted == 2
+    scorer.submit(TEXTS.items())
+    first = list(TEXTS)[:2]
+    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(first)
+    scores = scorer.collect(list(TEXTS), {s: TEXTS[s] for s in first}, LONG)
+    assert isinstance(scores, Scores)
+    assert_right(scores, TEXTS)
+    assert scores.events.evicted == 2
 
 
-def test_waiting_texts_are_bounded_too(gated: GatedEncoder) -> None:
+def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
     scorer = Scorer(gated, "graph_cut", max_rows=3)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
-    scorer.submit(TEXTS.items())
-    assert scorer.take_counts().evicted == 2
+    scorer.submit(group("a", "evicted", "kept", "kept too", "kept as well").items())
     gated.gate.set()
-    assert scorer.collect(list(TEXTS), {}) == Missing(list(TEXTS)[:2])
+    scorer.collect([Session("a", 3), Session("none", 0)], {}, LONG)
+    assert "evicted" not in gated.batches[1]
+    assert "kept" in gated.batches[1]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_queue_rows": 2}, {"max_queue_bytes": len("one") + len("two")}], ids=["rows", "bytes"]
+)
+def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
+    gated: GatedEncoder, thread: ThreadPoolExecutor, limits: dict[str, int]
+) -> None:
+    scorer = Scorer(gated, "graph_cut", max_rows=100, **limits)
+    scorer.submit([(Session("first", 0), "held by the gate")])
+    assert gated.started.wait(60)
+    texts = group("a", "one", "two", "three")
+    full = dict(list(texts.items())[:2])
+    scorer.submit(full.items())
+    answer = thread.submit(scorer.submit, list(texts.items())[2:])
+    # What a step waits for gets in all the same.
+    waiting = thread.submit(scorer.collect, list(texts), texts, LONG)
+    assert not answer.done()
+    gated.gate.set()
+    scores = waiting.result(60)
+    assert isinstance(scores, Scores)
+    assert_right(scores, texts)
+    answer.result(60)
+
+
+def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
+    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer.submit(TEXTS.items(), refused=3, unsent=2)
+    first = collected(scorer, TEXTS).events
+    assert (first.submitted, first.refused, first.unsent) == (5, 3, 2)
+    scorer.submit(TEXTS.items())
+    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(list(TEXTS))
+    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
+    assert isinstance(scores, Scores)
+    assert (scores.events.submitted, scores.events.refused, scores.events.late) == (5, 0, 5)
 
 
 def test_groups_larger_than_what_is_kept_are_scored_all_the_same() -> None:
     scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=1)
     scorer.submit(TEXTS.items())
-    missing = scorer.collect(list(TEXTS), {})
+    missing = scorer.collect(list(TEXTS), {}, LONG)
     assert isinstance(missing, Missing)
-    scores = scorer.collect(list(TEXTS), TEXTS)
+    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
     assert isinstance(scores, Scores)
     assert_right(scores, TEXTS)
 
 
-def test_an_encoder_that_fails_is_quiet_while_streaming_and_an_error_at_the_step(
-    gated: GatedEncoder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_text_that_cannot_be_embedded_fails_alone(gated: GatedEncoder, caplog: pytest.LogCaptureFixture) -> None:
     gated.gate.set()
     scorer = Scorer(gated, "graph_cut", max_rows=100)
-    bad = group("a", POISON, "fine")
+    bad = TEXTS | group("c", POISON, "fine")
+    poisoned = Session("c", 0)
     scorer.submit(bad.items())
-    assert scorer.collect(list(bad), {}) == Missing(list(bad))
-    assert "embedding 2 completions failed" in caplog.text
-    with pytest.raises(RuntimeError, match="poison can't be embedded"):
-        scorer.collect(list(bad), bad)
-    good = group("a", "better", "fine")
-    scorer.submit(good.items())
-    assert_right(collected(scorer, good), good)
+    assert scorer.collect(list(bad), {}, LONG) == Missing([poisoned])
+    assert "can't be embedded" in caplog.text
+    failed = scorer.collect(list(bad), {poisoned: POISON}, LONG)
+    assert failed == Failed([poisoned], f"RuntimeError: {POISON} can't be embedded", timed_out=False)
+    good = bad | {poisoned: "better"}
+    scorer.submit([(poisoned, "better")])
+    scores = collected(scorer, good)
+    assert_right(scores, good)
+    assert scores.events.failed == 2
 
 
 def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
     class ShortEncoder(NgramEncoder):
-        """Loses the last text."""
+        """Loses a text."""
 
         def encode(self, texts):
-            return super().encode(list(texts)[:-1] or [""])
+            encoded = super().encode(texts)
+            return Encoded(encoded.vectors[1:], encoded.tokens[1:], encoded.truncated_tokens[1:])
 
     scorer = Scorer(ShortEncoder(), "graph_cut", max_rows=100)
-    with pytest.raises(ValueError, match="shorter"):
-        scorer.collect(list(TEXTS), TEXTS)
+    failed = scorer.collect(list(TEXTS), TEXTS, LONG)
+    assert isinstance(failed, Failed)
+    assert failed.error == "ValueError: the encoder gave 0 vectors of 1 texts"
+    assert failed.sessions == list(TEXTS)
 
 
-def test_counts_are_what_happened_since_they_were_last_taken() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_no_number_is_an_error_of_its_session(value: float) -> None:
+    class HoleEncoder(NgramEncoder):
+        """Has no vector of a guess."""
+
+        def encode(self, texts):
+            encoded = super().encode(texts)
+            encoded.vectors[[text == "guess" for text in texts], 3] = value
+            return encoded
+
+    scorer = Scorer(HoleEncoder(), "graph_cut", max_rows=100)
+    failed = scorer.collect(list(TEXTS), TEXTS, LONG)
+    assert failed == Failed([Session("b", 0)], "the encoder gave NaN or infinity", timed_out=False)
+
+
+class AwayEncoder(NgramEncoder):
+    """Is away for its first calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def encode(self, texts):
+        self.left -= 1
+        if self.left >= 0:
+            raise EncoderUnavailable("nobody answers at embed.example")
+        return super().encode(texts)
+
+
+def test_an_encoder_that_is_away_for_a_while_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
+    scorer = Scorer(AwayEncoder(5), "graph_cut", max_rows=100)
+    scorer.submit(TEXTS.items())
+    scores = collected(scorer, TEXTS)
+    assert_right(scores, TEXTS)
+    assert (scores.events.unavailable, scores.events.failed) == (5, 0)
+
+
+def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
+    encoder = AwayEncoder(10**9)
+    scorer = Scorer(encoder, "graph_cut", max_rows=100)
+    scorer.submit(TEXTS.items())
+    failed = scorer.collect(list(TEXTS), {}, 0.1)
+    assert failed == Failed(list(TEXTS), "nobody answers at embed.example", timed_out=True)
+    encoder.left = 0
+    assert_right(collected(scorer, TEXTS), TEXTS)
+
+
+def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -> None:
+    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer.submit(group("first", "add", "add").items())  # in one batch
+    assert gated.started.wait(60)
+    scorer.submit(group("second", "add", "draw").items())  # while it is embedded
+    gated.gate.set()
+    assert collected(scorer, group("first", "add", "add")).cached == 1
+    assert collected(scorer, group("second", "add", "draw")).cached == 1
+    scorer.submit(group("third", "draw", "add", "count").items())  # long after
+    third = collected(scorer, group("third", "draw", "add", "count"))
+    assert third.cached == 2
+    assert third.events == Events(submitted=3, cache_hits=2, embedded=1, tokens=len("count"))
+    assert sorted(text for batch in gated.batches for text in batch) == ["add", "count", "draw"]
+
+
+def test_what_the_texts_are_is_counted() -> None:
     scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
-    assert scorer.take_counts() == Counts()
+    texts = group("a", "", " \n", "so \ud83d it is", "so ? it is", "\x00")
+    scorer.submit(texts.items())
+    scores = collected(scorer, texts)
+    assert (scores.empty, scores.replaced, scores.cached) == (2, 1, 1)
+    assert scores.duplicate.tolist() == [False, False, True, True, False]
+    assert scores.smi[:2].tolist() == [0, 0]
+
+
+def test_groups_that_are_given_up_are_forgotten() -> None:
+    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer.submit(TEXTS.items())
+    first = [s for s in TEXTS if s.uid == "a"]
+    scorer.forget(first)
+    scorer.submit([(first[0], "late")])
+    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(first)
+
+
+class Watcher:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Events] = []
+        self.queue: list[tuple[int, int]] = []
+        self.calls: list[int] = []
+
+    def queued(self, events: Events, rows: int, size: int) -> None:
+        self.events.append(events)
+        self.queue.append((rows, size))
+
+    def embedded(self, texts: int, seconds: float) -> None:
+        assert seconds > 0
+        self.calls.append(texts)
+
+
+def test_an_observer_is_told_of_queue_and_encoder() -> None:
+    watcher = Watcher()
+    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100, observer=watcher)
     scorer.submit(TEXTS.items())
     collected(scorer, TEXTS)
-    assert scorer.take_counts() == Counts(tokens=sum(map(len, TEXTS.values())))
-    assert scorer.take_counts() == Counts()
+    assert watcher.events[-1] == Events(
+        submitted=5, cache_hits=1, embedded=4, tokens=sum(map(len, set(TEXTS.values())))
+    )
+    assert (4, sum(map(len, set(TEXTS.values())))) in watcher.queue
+    assert watcher.queue[-1] == (0, 0)
+    assert sum(watcher.calls) == 4
 
 
 def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> None:
@@ -259,7 +406,6 @@ def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> 
 
     for done in [thread.submit(work, worker) for worker in range(8)]:
         done.result(120)
-    assert scorer.take_counts().evicted == 0
 
 
 def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
@@ -267,7 +413,7 @@ def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
     scorer = Scorer(NoisyEncoder(), "graph_cut", max_rows=100)
     for item in clones.items():
         scorer.submit([item])
-        scorer.collect([item[0], Session("none", 0)], {})  # waits until it is embedded, in a batch of its own
+        scorer.collect([item[0], Session("none", 0)], {}, LONG)  # waits until it is embedded, in a batch of its own
     np.testing.assert_allclose(collected(scorer, clones).smi, 3, rtol=1e-6)
 
 
@@ -278,8 +424,8 @@ def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread
     backlog = {Session("validation", i): "long text " * 30_000 for i in range(3)}
     scorer.submit(backlog.items())
     scorer.submit(TEXTS.items())
-    scores = thread.submit(scorer.collect, list(TEXTS), {})
-    while next(iter(scorer._waiting)) not in TEXTS:
+    scores = thread.submit(scorer.collect, list(TEXTS), {}, LONG)
+    while Session("a", 0) not in next(iter(scorer._queue.values())).sessions:
         pass
     gated.gate.set()
     assert_right(scores.result(60), TEXTS)

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,15 @@ import pytest
 import ray
 from fake_encoders import POISON
 from omegaconf import OmegaConf
-from ray.exceptions import RayTaskError
 from trajectories import byte_tokenizer, trajectory
 
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.client import ScorerClient
-from verl_dra.scorer.messages import Session
+from verl_dra.scorer.messages import Missing, Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import ScorerPool, StepScores, replica_name, replica_of
+from verl_dra.scorer.pool import NoScoresError, ScorerPool, StepScores, replica_name, replica_of
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +86,10 @@ def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         name = f"scorer_{uuid.uuid4().hex[:8]}"
         gate = tmp_path_factory.mktemp(name) / "gate"
         gate.touch()
+        on_failure = settings.pop("on_failure", "raise")
         config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
-        pools.append(ScorerPool(config, EmbeddingConfig(encoder=encoder, model=str(gate)), "graph_cut", trainer_pool))
+        embedding = EmbeddingConfig(encoder=encoder, model=str(gate))
+        pools.append(ScorerPool(config, embedding, "graph_cut", on_failure, trainer_pool))
         return Run(pools[-1], ScorerClient(name, len(pools[-1])), name, gate)
 
     yield start
@@ -130,6 +131,10 @@ def assert_right(scores: StepScores, texts: Texts) -> None:
     assert scores.duplicate.tolist() == clones
 
 
+def of(scores: StepScores, rows: np.ndarray) -> StepScores:
+    return replace(scores, smi=scores.smi[rows], duplicate=scores.duplicate[rows])
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -161,8 +166,10 @@ def test_groups_on_several_replicas_have_the_scores_of_one(run: Run) -> None:
     run.submit(texts)
     scores = run.pool.wait(run.pool.request(list(texts)), never_fetch)
     assert_right(scores, texts)
-    assert (scores.missing_rows, scores.fallbacks, scores.counts.evicted) == (0, 0, 0)
-    assert scores.counts.tokens == sum(map(len, texts.values()))
+    assert scores.scored.all()
+    assert (scores.missing_rows, scores.fallbacks, scores.unadjusted_groups) == (0, 0, 0)
+    assert scores.tokens == sum(map(len, texts.values()))
+    assert scores.events.submitted == len(texts)
 
 
 def test_completions_that_never_came_are_fetched_and_counted(run: Run) -> None:
@@ -220,17 +227,22 @@ def test_a_client_survives_its_scorer_and_finds_it_again(run: Run, caplog: pytes
     run.scores(texts)
     for replica in range(3):
         kill(run, replica, "gone for good")
+    texts = completions()
     run.submit(texts)
-    assert "did not reach its diversity scorer" in caplog.text
+    assert "did not reach diversity scorer" in caplog.text
     assert run.scores(texts).missing_rows == len(texts)
+    texts = completions()
     run.submit(texts)
-    assert run.scores(texts).missing_rows == 0
+    scores = run.scores(texts)
+    assert scores.missing_rows == 0
+    assert scores.events.unsent == len(texts)
 
 
 def test_a_client_without_any_scorer_does_not_raise(cluster: None, caplog: pytest.LogCaptureFixture) -> None:
     run = Run(pool=None, client=ScorerClient("nobody", 2), name="nobody", gate=Path())
     run.submit(completions(groups=1, size=1))
-    assert "did not reach its diversity scorer (ValueError)" in caplog.text
+    assert "1 completions did not reach diversity scorer nobody_" in caplog.text
+    assert "(ValueError)" in caplog.text
 
 
 def length_score(solution_str: str, **_: Any) -> float:
@@ -254,15 +266,41 @@ def test_completions_reach_their_scorer_around_verls_remote_reward_manager(run: 
     assert_right(run.pool.wait(run.pool.request(list(texts)), never_fetch), texts)
 
 
-def test_an_encoder_that_fails_on_a_steps_texts_stops_the_step(run: Run) -> None:
+def test_a_text_that_cannot_be_embedded_stops_the_step_and_is_named(run: Run) -> None:
     texts = completions(groups=2)
     session = next(iter(texts))
     texts[session] = POISON
     run.submit(texts)
-    with pytest.raises(RayTaskError, match="poison can't be embedded"):
+    with pytest.raises(
+        NoScoresError,
+        match=rf"can't embed 1 of them, such as the completion {session.session_id} of uid {session.uid}: "
+        r"RuntimeError: poison can't be embedded. dra.on_failure=unadjusted would train on",
+    ):
         run.scores(texts)
     texts[session] = "good again"
     assert_right(run.scores(texts), texts)
+
+
+def test_a_text_that_cannot_be_embedded_leaves_its_group_alone_unadjusted(start: Callable[..., Run]) -> None:
+    run = start(on_failure="unadjusted")
+    texts = completions()
+    poisoned = next(iter(texts))
+    run.submit(texts | {poisoned: POISON})
+    scores = run.scores(texts | {poisoned: POISON})
+    assert scores.unadjusted_groups == 1
+    assert scores.scored.tolist() == [session.uid != poisoned.uid for session in texts]
+    others = {s: t for s, t in texts.items() if s.uid != poisoned.uid}
+    assert_right(of(scores, scores.scored), others)
+    assert not scores.smi[~scores.scored].any()
+
+
+def test_an_encoder_that_broke_is_loaded_again(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:OnceBrokenEncoder")
+    texts = completions(groups=4)
+    run.submit(texts)
+    scores = run.scores(texts)
+    assert_right(scores, texts)
+    assert scores.fallbacks >= 2
 
 
 def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., Run]) -> None:
@@ -275,18 +313,45 @@ def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:
     texts = completions(groups=1)
     run.close_gate()
     with pytest.raises(
-        TimeoutError, match=r"scorer 0 gave no scores of 3 completions within dra.scorer.deadline_s=1 s"
+        NoScoresError,
+        match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed: 3 texts are not embed",
     ):
         run.scores(texts)
     run.gate.touch()
 
 
-def test_a_replica_that_cannot_come_back_ends_the_step_at_its_deadline(start: Callable[..., Run]) -> None:
-    run = start(deadline_s=4)
+def test_after_the_deadline_groups_that_are_there_are_scored_and_the_others_left_raw(start: Callable[..., Run]) -> None:
+    run = start(deadline_s=1, on_failure="unadjusted")
+    there, late = completions(groups=2), completions(groups=3)
+    run.submit(there)
+    nobody = Session("none", 0)
+    assert ray.get(run.pool.handles[0].collect.remote([*there, nobody], {}, 60)) == Missing([nobody])
+    run.close_gate()
+    scores = run.scores(there | late)
+    run.gate.touch()
+    assert scores.unadjusted_groups == 3
+    assert scores.scored.tolist() == [session in there for session in there | late]
+    assert_right(of(scores, scores.scored), there)
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
+def test_a_replica_that_cannot_come_back_ends_the_step_at_its_deadline(
+    start: Callable[..., Run], on_failure: str
+) -> None:
+    run = start(deadline_s=4, on_failure=on_failure)
     run.gate.with_suffix(".broken").touch()
     kill(run, 0, "gone for good")
-    with pytest.raises(TimeoutError, match=r"within dra.scorer.deadline_s=4 s"):
-        run.scores(completions(groups=1))
+    texts = completions(groups=2)
+    if on_failure == "raise":
+        with pytest.raises(NoScoresError, match=r"scorer 0 gave .* and dra.scorer.deadline_s=4 s have passed"):
+            run.scores(texts)
+        return
+    scores = run.scores(texts)
+    assert not scores.scored.any()
+    assert scores.unadjusted_groups == 2
+    run.gate.with_suffix(".broken").unlink()
+    texts = completions(groups=2)
+    eventually(lambda: run.scores(texts).scored.all())
 
 
 @pytest.mark.parametrize(

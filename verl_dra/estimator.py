@@ -27,7 +27,9 @@ class Step:
 
     rows: Rows
     smi: Tensor
-    """[n] float32: SMI of each session's final output."""
+    """[n] float32: SMI of each session's final output; 0 where it is not scored."""
+    scored: Tensor
+    """[n] bool: False where a group has no scores, and keeps its raw rewards."""
     base_estimator: str
     negative_rewards: NegativeRewards
     raw: Tensor | None = None
@@ -119,7 +121,8 @@ def _adjusted(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray) -> Ten
     step.raw = tokens.sum(dim=1)
     weights = step.weights.to(tokens.dtype)
     group = torch.from_numpy(np.unique(uids.astype(str), return_inverse=True)[1].reshape(-1))
-    step.adjusted = adjust_rewards(step.raw, weights, group, negative=step.negative_rewards)
+    adjusted = adjust_rewards(step.raw, weights, group, negative=step.negative_rewards)
+    step.adjusted = torch.where(step.scored, adjusted, step.raw)
     tokens = tokens * weights[:, None]
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
     tokens[torch.arange(len(tokens)), last] += step.adjusted - tokens.sum(dim=1)

@@ -15,29 +15,50 @@ from verl_dra.scorer.pool import StepScores
 _EQUAL = 1e-6
 
 
+COUNTS = tuple(
+    f"dra/{name}"
+    for name in (
+        *("missing_rows", "fallbacks", "unadjusted_groups", "empty_rows", "replaced_rows"),
+        *("refused_rows", "unsent_rows", "late_rows", "evicted_rows"),
+    )
+)
+"""Metrics that add up where a step has several updates; veRL averages the others over them."""
+
+
 def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
-    """Metrics of one batch by name; README lists what each means."""
+    """Metrics of one batch by name; README lists what each means. Those of SMI are of the scored groups alone."""
     assert step.raw is not None
     assert step.adjusted is not None
     assert step.advantage is not None
-    weights = step.weights
     correct = step.raw > 0
     negative = correct & (step.advantage < 0)
-    tokens = scores.counts.tokens
-    return {
-        "dra/smi/mean": step.smi.mean().item(),
-        "dra/weight/mean": weights.mean().item(),
-        "dra/weight/min": weights.min().item(),
-        "dra/effective_paths": float(np.mean(scores.effective_paths)),
-        "dra/duplicates_frac": float(scores.duplicate.mean()),
+    events = scores.events
+    metrics = {
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.names),
         "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.names),
         "dra/missing_rows": float(scores.missing_rows),
         "dra/fallbacks": float(scores.fallbacks),
-        "dra/evicted_rows": float(scores.counts.evicted),
-        "dra/truncated_tokens_frac": scores.counts.truncated_tokens / tokens if tokens else 0.0,
+        "dra/unadjusted_groups": float(scores.unadjusted_groups),
+        "dra/empty_rows": float(scores.empty),
+        "dra/replaced_rows": float(scores.replaced),
+        "dra/refused_rows": float(events.refused),
+        "dra/unsent_rows": float(events.unsent),
+        "dra/late_rows": float(events.late),
+        "dra/evicted_rows": float(events.evicted),
+        "dra/truncated_tokens_frac": scores.truncated_tokens / max(scores.tokens, 1),
+        "dra/cached_frac": scores.cached / len(step.smi),
     }
+    if scores.effective_paths:
+        weights = step.weights[step.scored]
+        metrics |= {
+            "dra/smi/mean": step.smi[step.scored].mean().item(),
+            "dra/weight/mean": weights.mean().item(),
+            "dra/weight/min": weights.min().item(),
+            "dra/effective_paths": float(np.mean(scores.effective_paths)),
+            "dra/duplicates_frac": float(scores.duplicate[scores.scored].mean()),
+        }
+    return metrics
 
 
 def _equal_groups(rewards: Tensor, sessions: Sequence[Session]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
@@ -10,17 +11,19 @@ from typing import Any, cast
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
+from ray.util.placement_group import PlacementGroup
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.debug import marked_timer
 
 from verl_dra.algorithm import NegativeRewards
 from verl_dra.config import DRAConfig
+from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
-from verl_dra.metrics import step_metrics
+from verl_dra.metrics import COUNTS, step_metrics
 from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import replica_count
-from verl_dra.scorer.pool import PendingScores, ScorerPool
+from verl_dra.scorer.pool import FetchTexts, PendingScores, ScorerPool
 from verl_dra.summary import Summary
 from verl_dra.text import completion_text
 
@@ -31,9 +34,10 @@ logger = logging.getLogger(__name__)
 def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
     """A subclass of one of veRL's V1 trainers that keeps its mode's behaviour and owns the scorers.
 
-    It overrides five methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
-    rows of a step are final, asks for their scores, `_compute_advantage` waits for them and holds them for the
-    estimator, `_validate` and `_compute_metrics` note what the summary shows.
+    It overrides some methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
+    rows of a step are final, asks for their scores, `_compute_old_log_prob` sends what is missing by then,
+    `_compute_advantage` waits for the scores and holds them for the estimator, `step` adds counts up, `_validate` and
+    `_compute_metrics` note what the summary shows.
     """
 
     class DRATrainer(base):  # type: ignore[misc, valid-type]  # veRL has no type information
@@ -42,6 +46,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
             self._scorers: ScorerPool | None = None
             self._pending: tuple[Rows, PendingScores] | None = None
+            self._counts: Counter[str] = Counter()
             self.summary = Summary()
 
         def _setup(self) -> None:
@@ -50,14 +55,24 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self.config.dra.scorer.num_replicas = self._dra.scorer.num_replicas
             on_cpu = self._dra.scorer.placement == "cpu"
             if on_cpu:
-                self._scorers = ScorerPool(self._dra.scorer, self._dra.embedding, self._dra.smi)
+                self._scorers = self._start_scorers([])
             super()._setup()
             if not on_cpu:
                 # After the trainer has booked its GPUs: veRL waits for ever for one that a scorer has taken.
                 pool = self.resource_pool_manager.resource_pool_dict["global_pool"]
-                self._scorers = ScorerPool(
-                    self._dra.scorer, self._dra.embedding, self._dra.smi, pool.get_placement_groups()
-                )
+                self._scorers = self._start_scorers(pool.get_placement_groups())
+
+        def _start_scorers(self, trainer_pool: Sequence[PlacementGroup]) -> ScorerPool:
+            dra = self._dra
+            scorers = ScorerPool(dra.scorer, dra.embedding, dra.smi, dra.on_failure, trainer_pool)
+            say(f"diversity scorers: {scorers}")
+            return scorers
+
+        def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+            self._counts.clear()
+            batch = super().step(metrics, timing_raw)
+            metrics.update(self._counts)
+            return batch
 
         def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
             batch = super()._balance_batch(batch, *args, **kwargs)
@@ -66,11 +81,36 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._pending = rows, self._scorers.request(rows.names)
             return batch
 
+        def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            assert self._scorers is not None
+            assert self._pending is not None
+            rows, pending = self._pending
+            self._scorers.advance(pending, self._fetch_from(batch, rows))
+            return super()._compute_old_log_prob(batch, metrics)
+
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
             assert self._pending is not None
             rows, pending = self._pending
             self._pending = None
+            with marked_timer("dra_wait", self.timing_raw):
+                scores = self._scorers.wait(pending, self._fetch_from(batch, rows))
+            step = Step(
+                rows,
+                smi=torch.from_numpy(scores.smi),
+                scored=torch.from_numpy(scores.scored),
+                base_estimator=cast(str, self._dra.base_estimator),
+                negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
+            )
+            with estimating(step):
+                batch = super()._compute_advantage(batch, metrics)
+            of_step = step_metrics(step, scores)
+            self._counts.update({name: of_step[name] for name in COUNTS})
+            metrics.update(of_step)
+            return batch
+
+        def _fetch_from(self, batch: Any, rows: Rows) -> FetchTexts:
+            """The texts of sessions of `batch`, from TransferQueue."""
 
             def fetch(sessions: Sequence[Session]) -> Mapping[Session, str]:
                 key = {name: batch.keys[rows.final[at]] for at, name in zip(rows.real, rows.names, strict=True)}
@@ -80,14 +120,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
                 responses = list(data["responses"].unbind())
                 return {s: completion_text(self.tokenizer, r) for s, r in zip(sessions, responses, strict=True)}
 
-            with marked_timer("dra_wait", self.timing_raw):
-                scores = self._scorers.wait(pending, fetch)
-            negative = cast(NegativeRewards, self._dra.negative_rewards)
-            step = Step(rows, torch.from_numpy(scores.smi), self._dra.base_estimator, negative)
-            with estimating(step):
-                batch = super()._compute_advantage(batch, metrics)
-            metrics.update(step_metrics(step, scores))
-            return batch
+            return fetch
 
         def _validate(self) -> dict[str, float]:
             metrics: dict[str, float] = super()._validate()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import scale
 import smi
 import step
 
-TABLES = {"smi": smi.main, "step": step.main}
+TABLES = {"smi": smi.main, "scale": scale.main, "step": step.main}
 
 
 def main() -> None:

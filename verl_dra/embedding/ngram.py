@@ -19,7 +19,8 @@ class NgramEncoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         vectors = torch.from_numpy(np.stack([_counts(text) for text in texts]))
-        return Encoded(torch.nn.functional.normalize(vectors, dim=1), sum(map(len, texts)), 0)
+        tokens = torch.tensor([len(text) for text in texts])
+        return Encoded(torch.nn.functional.normalize(vectors, dim=1), tokens, torch.zeros_like(tokens))
 
 
 def _counts(text: str) -> np.ndarray:

@@ -11,38 +11,57 @@ import ray
 import torch
 
 from verl_dra.embedding import EmbeddingConfig, build_encoder
-from verl_dra.scorer.messages import Counts, Missing, Scores, Session
+from verl_dra.scorer.messages import Failed, Missing, Scores, Session
+from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.scorer import Scorer
+from verl_dra.scorer.telemetry import Telemetry
 
 
 class DiversityScorer:
     """Runs a `Scorer` in a process of its own. Ray runs the constructor again at each restart.
 
-    Submissions have a thread of their own, so that they never wait behind a collection.
+    Submissions have a thread of their own, so that they never wait behind a collection, nor a collection behind one
+    that waits for room.
     """
 
-    def __init__(self, embedding: EmbeddingConfig, smi: str, max_rows: int) -> None:
-        self._scorer = Scorer(build_encoder(replace(embedding, device=embedding.device or _device())), smi, max_rows)
+    def __init__(self, embedding: EmbeddingConfig, smi: str, config: ScorerConfig) -> None:
+        context = ray.get_runtime_context()
+        self._encoder = build_encoder(replace(embedding, device=embedding.device or _device()))
+        self._scorer = Scorer(
+            self._encoder,
+            smi,
+            config.max_rows,
+            config.max_queue_rows,
+            config.max_queue_bytes,
+            Telemetry(str(context.get_actor_name()), bool(context.was_current_actor_reconstructed)),
+        )
 
     @ray.method(concurrency_group="submit")
-    def submit(self, completions: Iterable[tuple[Session, str]]) -> None:
+    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
         """See `Scorer.submit`."""
-        self._scorer.submit(completions)
+        self._scorer.submit(completions, refused, unsent)
 
     @ray.method(concurrency_group="collect")
-    def collect(self, sessions: Sequence[Session], texts: Mapping[Session, str]) -> Scores | Missing:
+    def collect(
+        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float
+    ) -> Scores | Missing | Failed:
         """See `Scorer.collect`."""
-        return self._scorer.collect(sessions, texts)
+        return self._scorer.collect(sessions, texts, within_s)
 
     @ray.method(concurrency_group="collect")
-    def take_counts(self) -> Counts:
-        """See `Scorer.take_counts`."""
-        return self._scorer.take_counts()
+    def forget(self, sessions: Sequence[Session]) -> None:
+        """See `Scorer.forget`."""
+        self._scorer.forget(sessions)
 
     @ray.method(concurrency_group="collect")
     def ready(self) -> int:
         """The process id, once the encoder is loaded."""
         return os.getpid()
+
+    @ray.method(concurrency_group="collect")
+    def encoder(self) -> str:
+        """The encoder in words."""
+        return str(self._encoder)
 
 
 def _device() -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -14,33 +16,81 @@ from verl_dra.scorer.pool import replica_name, replica_of
 
 logger = logging.getLogger(__name__)
 
+_BATCH_CHARACTERS = 2**18
+
+
+@dataclass
+class _Line:
+    """What is on its way to one scorer."""
+
+    waiting: deque[tuple[Session, str]] = field(default_factory=deque)
+    characters: int = 0
+    handle: Any = None
+    sending: asyncio.Task[None] | None = None
+    refused: int = 0
+    unsent: int = 0
+
 
 class ScorerClient:
-    """Sends completions to the scorer of their group; a completion that can't be sent is fetched by the trainer.
+    """Sends completions to the scorer of their group, one batch at a time: what comes while a batch is under way goes
+    with the next, and a scorer whose queue is full answers late.
+
+    A completion that finds too many waiting here is refused. Those and what can't be sent are counted, and fetched by
+    the trainer.
 
     Args:
         name: prefix of the actors' names (`dra.scorer.name`).
         replicas: number of scorers.
+        max_rows: completions that wait here for each scorer at most.
+        max_characters: characters of those at most.
     """
 
-    def __init__(self, name: str, replicas: int) -> None:
+    def __init__(self, name: str, replicas: int, max_rows: int = 4096, max_characters: int = 2**24) -> None:
         self._names = [replica_name(name, i) for i in range(replicas)]
-        self._handles: dict[int, Any] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._lines = [_Line() for _ in range(replicas)]
+        self._max_rows = max_rows
+        self._max_characters = max_characters
 
     def submit(self, session: Session, text: str) -> None:
         """Send without waiting. Must be called from a running event loop."""
-        task = asyncio.get_running_loop().create_task(self._send(session, text))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _send(self, session: Session, text: str) -> None:
         i = replica_of(session.uid, len(self._names))
-        try:
-            if i not in self._handles:
-                self._handles[i] = ray.get_actor(self._names[i])
-            await self._handles[i].submit.remote([(session, text)])
-        except (RayError, ValueError) as error:
-            # ValueError: no actor of that name. Either way it is looked up anew next time.
-            self._handles.pop(i, None)
-            logger.warning("completion %s did not reach its diversity scorer (%s)", session, type(error).__name__)
+        line = self._lines[i]
+        if len(line.waiting) >= self._max_rows or line.characters >= self._max_characters:
+            line.refused += 1
+            return
+        line.waiting.append((session, text))
+        line.characters += len(text)
+        if line.sending is None or line.sending.done():
+            line.sending = asyncio.get_running_loop().create_task(self._send(i, line))
+
+    async def _send(self, i: int, line: _Line) -> None:
+        while line.waiting:
+            batch = _next_batch(line)
+            refused, unsent = line.refused, line.unsent
+            try:
+                if line.handle is None:
+                    line.handle = ray.get_actor(self._names[i])
+                await line.handle.submit.remote(batch, refused, unsent)
+            except (RayError, ValueError) as error:
+                # ValueError: no actor of that name. Either way it is looked up anew next time.
+                line.handle = None
+                line.unsent += len(batch)
+                logger.warning(
+                    "%d completions did not reach diversity scorer %s (%s)",
+                    len(batch),
+                    self._names[i],
+                    type(error).__name__,
+                )
+            else:
+                line.refused -= refused
+                line.unsent -= unsent
+
+
+def _next_batch(line: _Line) -> list[tuple[Session, str]]:
+    batch: list[tuple[Session, str]] = []
+    characters = 0
+    while line.waiting and characters < _BATCH_CHARACTERS:
+        batch.append(line.waiting.popleft())
+        characters += len(batch[-1][1])
+    line.characters -= characters
+    return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,54 @@ class Session(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Events:
+    """How often what happened to completions in a scorer and on the way to it, over some time."""
+
+    submitted: int = 0
+    """Completions that arrived."""
+    refused: int = 0
+    """Those that reward workers kept back because the queue was full."""
+    unsent: int = 0
+    """Those that reward workers could not send because the scorer was not there."""
+    late: int = 0
+    """Those that came after their group was scored."""
+    evicted: int = 0
+    """Those dropped uncollected to bound memory."""
+    cache_hits: int = 0
+    """Those whose text was known already."""
+    embedded: int = 0
+    """Texts that went through the encoder."""
+    tokens: int = 0
+    """Tokens of those."""
+    halved: int = 0
+    """Batches too large for memory or for a server."""
+    failed: int = 0
+    """Texts that the encoder can't embed."""
+    unavailable: int = 0
+    """Times that the encoder was away and was tried again."""
+
+    def __add__(self, other: Events) -> Events:
+        return Events(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Events) -> Events:
+        return Events(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
 class Missing:
     """A scorer's answer when it has no vector for some of the sessions: send their texts and ask again."""
 
     sessions: list[Session]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A scorer's answer when it can't embed some of the sessions."""
+
+    sessions: list[Session]
+    error: str
+    timed_out: bool
+    """Whether it was still trying; else the encoder raised an error on each of the texts alone."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +76,15 @@ class Scores:
     """[n] bool: has a near-equal sibling."""
     effective_paths: np.ndarray
     """[k] float64: Vendi score of each group."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a scorer did since it was last asked."""
-
-    tokens: int = 0
-    truncated_tokens: int = 0
-    evicted: int = 0
-    """Completions dropped uncollected to bound memory; validation's end so."""
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.tokens + other.tokens,
-            self.truncated_tokens + other.truncated_tokens,
-            self.evicted + other.evicted,
-        )
+    tokens: int
+    """Tokens of the n texts."""
+    truncated_tokens: int
+    """Those of them that no window of the encoder saw."""
+    cached: int
+    """Sessions whose text needed no embedding of its own."""
+    empty: int
+    """Sessions with a zero vector, as of a text without tokens; they count as unique."""
+    replaced: int
+    """Sessions with lone surrogates in their text, which are embedded as question marks."""
+    events: Events
+    """What happened since the scorer's last scores."""

@@ -28,11 +28,15 @@ class ScorerConfig:
     gpu_fraction: float = 0.1
     """For `colocated`: the share of a GPU that Ray books for each; at most what the trainer's workers leave."""
     max_rows: int = 65536
-    """Completions that each keeps at most, waiting texts and vectors each; the oldest are evicted and counted."""
+    """Completions that each keeps at most; the oldest are evicted and counted."""
+    max_queue_rows: int = 65536
+    """Texts that wait for each one's encoder at most; then reward workers hold back, and the trainer fetches."""
+    max_queue_bytes: int = 2**30
+    """Bytes of those texts at most."""
     placement_timeout_s: float = 300
     """Seconds within which every scorer must be placed and have loaded its encoder."""
     deadline_s: float = 600
-    """Seconds that a step waits for its scores at most."""
+    """Seconds that a step waits for its scores at most; then `dra.on_failure` decides."""
     name: str | None = None
     """Prefix of the actors' names; None for one made for the run."""
 
@@ -42,7 +46,7 @@ class ScorerConfig:
             raise ValueError(f"dra.scorer.placement must be one of {', '.join(PLACEMENTS)}, not {self.placement!r}")
         if not 0 < self.gpu_fraction <= 1:
             raise ValueError(f"dra.scorer.gpu_fraction must be above 0 and at most 1, not {self.gpu_fraction}")
-        for name in ("num_replicas", "max_rows"):
+        for name in ("num_replicas", "max_rows", "max_queue_rows", "max_queue_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"dra.scorer.{name} must be at least 1, not {value}")
@@ -60,14 +64,14 @@ def replica_count(config: ScorerConfig, trainer_nodes: int) -> int:
     return {"cpu": len(_nodes()), "dedicated": 1, "colocated": trainer_nodes}[config.placement]
 
 
-def actor_options(config: ScorerConfig, trainer_pool: Sequence[PlacementGroup]) -> list[dict[str, Any]]:
+def actor_options(config: ScorerConfig, count: int, trainer_pool: Sequence[PlacementGroup]) -> list[dict[str, Any]]:
     """Ray options of each scorer: resources and place.
 
     Args:
-        config: the placement and number (`num_replicas`) asked for.
+        config: the placement asked for.
+        count: number of scorers.
         trainer_pool: for `colocated`, the placement groups of the trainer's workers, one bundle a GPU.
     """
-    count = replica_count(config, len(trainer_pool))
     if config.placement == "colocated":
         bundles = [(group, index) for group in trainer_pool for index in range(group.bundle_count)]
         stride = max(len(bundles) // count, 1)

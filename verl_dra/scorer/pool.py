@@ -11,20 +11,27 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import remote_scorer
-from verl_dra.scorer.messages import Counts, Scores, Session
+from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 from verl_dra.scorer.placement import ScorerConfig, actor_options, describe
 
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.5
-_COUNTS_S = 5.0
+# What a scorer may take beyond the deadline to say why it has no scores.
+_GRACE_S = 2.0
+_SALVAGE_S = 10.0
+_ENCODER_TRIES = 3
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
+
+
+class NoScoresError(RuntimeError):
+    """A step has no scores of some groups, and `dra.on_failure` is `raise`."""
 
 
 def replica_of(uid: str, replicas: int) -> int:
@@ -45,33 +52,66 @@ class StepScores:
     """[n] float32, in the order of the request."""
     duplicate: np.ndarray
     """[n] bool."""
+    scored: np.ndarray
+    """[n] bool: False where a group has no scores (`dra.on_failure=unadjusted`)."""
     effective_paths: list[float] = field(default_factory=list)
-    """Vendi score of each group, in no order."""
+    """Vendi score of each scored group, in no order."""
+    unadjusted_groups: int = 0
     missing_rows: int = 0
     """Sessions whose text had to be fetched and embedded when the scores were needed."""
     fallbacks: int = 0
     """Times that a scorer lacked something or was lost, and was asked again."""
-    counts: Counts = field(default_factory=Counts)
+    tokens: int = 0
+    truncated_tokens: int = 0
+    cached: int = 0
+    empty: int = 0
+    replaced: int = 0
+    events: Events = field(default_factory=Events)
+
+    def add(self, rows: np.ndarray, scores: Scores) -> None:
+        """Put in the scores of the sessions at `rows`."""
+        self.smi[rows] = scores.smi
+        self.duplicate[rows] = scores.duplicate
+        self.scored[rows] = True
+        self.effective_paths += scores.effective_paths.tolist()
+        for name in ("tokens", "truncated_tokens", "cached", "empty", "replaced", "events"):
+            setattr(self, name, getattr(self, name) + getattr(scores, name))
+
+
+@dataclass
+class _Part:
+    """What a step asks of one scorer."""
+
+    replica: int
+    rows: np.ndarray
+    """Positions of its sessions in the request."""
+    sessions: list[Session]
+    reply: Any = None
+    """Object reference, or None while it is to be asked again at `ask_at`."""
+    ask_at: float = 0.0
+    texts: dict[Session, str] = field(default_factory=dict)
+    """Those fetched so far."""
+    error: str = "it gives no answer"
+    encoder_failures: int = 0
 
 
 @dataclass
 class PendingScores:
-    """Scores asked for and not yet waited for."""
+    """Scores asked for and not yet all there."""
 
-    sessions: Sequence[Session]
-    rows: list[np.ndarray]
-    """For each scorer, the positions of its sessions."""
-    replies: list[Any]
-    """For each scorer, the reply's object reference, or None where it has no session."""
+    step: StepScores
+    parts: list[_Part]
+    """Those not answered."""
 
 
 class ScorerPool:
     """Owns the scorer actors of a run; they end with it.
 
     Args:
-        config: number, placement and limits.
+        config: placement and limits.
         embedding: the encoder that each loads.
         smi: name of the SMI function.
+        on_failure: `raise`, or `unadjusted` to leave groups without scores out (`dra.on_failure`).
         trainer_pool: for colocated placement, the placement groups of the trainer's workers.
 
     Raises:
@@ -83,15 +123,16 @@ class ScorerPool:
         config: ScorerConfig,
         embedding: EmbeddingConfig,
         smi: str,
+        on_failure: str = "raise",
         trainer_pool: Sequence[PlacementGroup] = (),
     ) -> None:
-        if config.name is None:
-            raise ValueError("dra.scorer.name must be set before the scorers start")
+        if config.name is None or config.num_replicas is None:
+            raise ValueError("dra.scorer.name and dra.scorer.num_replicas must be set before the scorers start")
         self._config = config
         self._embedding = embedding
         self._smi = smi
-        self._options = actor_options(config, trainer_pool)
-        logger.info("diversity scorers: %s, placement %s", describe(self._options), config.placement)
+        self._on_failure = on_failure
+        self._options = actor_options(config, config.num_replicas, trainer_pool)
         self._replicas: list[Any] = [self._create(i) for i in range(len(self._options))]
         try:
             self._wait_until_ready()
@@ -102,6 +143,12 @@ class ScorerPool:
     def __len__(self) -> int:
         return len(self._replicas)
 
+    def __str__(self) -> str:
+        return (
+            f"{describe(self._options)}, placement {self._config.placement}; "
+            f"{ray.get(self._replicas[0].encoder.remote())}"
+        )
+
     @property
     def handles(self) -> Sequence[Any]:
         """The actors, in the order of their numbers."""
@@ -109,87 +156,146 @@ class ScorerPool:
 
     def request(self, sessions: Sequence[Session]) -> PendingScores:
         """Ask for the scores of complete groups without waiting; each session once, all of a group's at once."""
+        n = len(sessions)
+        step = StepScores(np.zeros(n, dtype=np.float32), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool))
         replica = np.array([replica_of(s.uid, len(self)) for s in sessions])
-        rows = [np.flatnonzero(replica == i) for i in range(len(self))]
-        replies = [
-            self._replicas[i].collect.remote([sessions[row] for row in mine], {}) if len(mine) else None
-            for i, mine in enumerate(rows)
-        ]
-        return PendingScores(sessions, rows, replies)
+        parts = []
+        for i in range(len(self)):
+            rows = np.flatnonzero(replica == i)
+            if len(rows):
+                parts.append(_Part(i, rows, [sessions[row] for row in rows]))
+        for part in parts:
+            self._ask(part, self._config.deadline_s)
+        return PendingScores(step, parts)
+
+    def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
+        """Send the texts of what is known by now to be missing; does not wait."""
+        deadline = time.monotonic() + self._config.deadline_s
+        self._answer(pending, fetch_texts, deadline, timeout_s=0)
 
     def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
         """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
 
         Raises:
-            TimeoutError: after `dra.scorer.deadline_s`.
-            RayTaskError: the encoder failed on the step's texts.
+            NoScoresError: with `dra.on_failure=raise`, some are not there after `dra.scorer.deadline_s`, or the encoder
+                fails on a text again and again.
         """
         deadline = time.monotonic() + self._config.deadline_s
-        n = len(pending.sessions)
-        step = StepScores(smi=np.zeros(n, dtype=np.float32), duplicate=np.zeros(n, dtype=bool))
-        for i, (rows, reply) in enumerate(zip(pending.rows, pending.replies, strict=True)):
-            if reply is None:
-                continue
-            sessions = [pending.sessions[row] for row in rows]
-            scores = self._resolve(i, sessions, reply, fetch_texts, deadline, step)
-            step.smi[rows] = scores.smi
-            step.duplicate[rows] = scores.duplicate
-            step.effective_paths += scores.effective_paths.tolist()
-        step.counts = self._take_counts()
-        return step
+        while pending.parts:
+            now = time.monotonic()
+            if now >= deadline + _GRACE_S:
+                for part in pending.parts:
+                    part.error += f", and dra.scorer.deadline_s={self._config.deadline_s:g} s have passed"
+                    self._give_up(part, pending.step)
+                break
+            asked = all(part.reply is not None for part in pending.parts)
+            self._answer(pending, fetch_texts, deadline, deadline + _GRACE_S - now if asked else _ASK_AGAIN_S)
+        return pending.step
 
     def close(self) -> None:
         """End the actors."""
         for replica in self._replicas:
             ray.kill(replica)
 
-    def _resolve(
-        self,
-        i: int,
-        sessions: list[Session],
-        reply: Any,
-        fetch_texts: FetchTexts,
-        deadline: float,
-        step: StepScores,
-    ) -> Scores:
-        texts: dict[Session, str] = {}
-        while True:
-            try:
-                answer = ray.get(reply, timeout=max(deadline - time.monotonic(), 0))
-            except (GetTimeoutError, RayActorError) as error:
-                if isinstance(error, GetTimeoutError) or time.monotonic() >= deadline:
-                    raise TimeoutError(
-                        f"diversity scorer {i} gave no scores of {len(sessions)} completions within "
-                        f"dra.scorer.deadline_s={self._config.deadline_s:g} s ({type(error).__name__})"
-                    ) from error
-                step.fallbacks += 1
-                logger.warning("diversity scorer %d was lost (%s); it is started again", i, type(error).__name__)
-                self._revive(i, deadline)
-            else:
-                if isinstance(answer, Scores):
-                    return answer
-                fetched = fetch_texts(answer.sessions)
-                step.fallbacks += 1
-                step.missing_rows += len(fetched.keys() - texts.keys())
-                texts.update(fetched)
-            reply = self._replicas[i].collect.remote(sessions, texts)
+    def _answer(self, pending: PendingScores, fetch_texts: FetchTexts, deadline: float, timeout_s: float) -> None:
+        """Wait for replies at most `timeout_s`, and act on those that are there."""
+        for part in pending.parts:
+            if part.reply is None and time.monotonic() >= part.ask_at:
+                self._ask(part, deadline - time.monotonic())
+        part_of = {part.reply: part for part in pending.parts if part.reply is not None}
+        if not part_of:
+            time.sleep(timeout_s)
+            return
+        for reply in ray.wait(list(part_of), timeout=timeout_s)[0]:
+            part = part_of[reply]
+            if self._settle(part, pending.step, fetch_texts, deadline):
+                pending.parts.remove(part)
 
-    def _revive(self, i: int, deadline: float) -> None:
-        """Wait until replica `i`, which restarts, is back; one that is dead for good is created again by its name.
+    def _ask(self, part: _Part, within_s: float) -> None:
+        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, max(within_s, 0))
+
+    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts, deadline: float) -> bool:
+        """Act on a reply; whether the part is done with."""
+        try:
+            answer = ray.get(part.reply)
+        except RayTaskError:
+            raise
+        except RayError as error:
+            self._bring_back(part, error)
+            step.fallbacks += 1
+            return False
+        if isinstance(answer, Scores):
+            step.add(part.rows, answer)
+            return True
+        if isinstance(answer, Missing):
+            fetched = fetch_texts(answer.sessions)
+            step.fallbacks += 1
+            step.missing_rows += len(fetched.keys() - part.texts.keys())
+            part.texts.update(fetched)
+        elif self._is_hopeless(part, answer, deadline):
+            self._give_up(part, step)
+            return True
+        else:
+            step.fallbacks += 1
+        self._ask(part, deadline - time.monotonic())
+        return False
+
+    def _bring_back(self, part: _Part, error: RayError) -> None:
+        """Create a scorer again that is dead for good; Ray restarts others and sends their calls again.
 
         The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
         """
-        while time.monotonic() < deadline:
+        part.error = f"it was lost ({type(error).__name__})"
+        part.reply, part.ask_at = None, time.monotonic()
+        if isinstance(error, ActorDiedError):
+            logger.warning("diversity scorer %d died; it is started again", part.replica)
+            # An actor whose constructor failed keeps its name until it is killed (Ray 2.60).
+            ray.kill(self._replicas[part.replica])
             try:
-                ray.get(self._replicas[i].ready.remote(), timeout=max(deadline - time.monotonic(), 0))
+                self._replicas[part.replica] = self._create(part.replica)
                 return
-            except GetTimeoutError:
-                return
-            except RayActorError:
-                try:
-                    self._replicas[i] = self._create(i)
-                except ValueError:
-                    time.sleep(_ASK_AGAIN_S)  # its name is not free yet
+            except ValueError as taken:
+                logger.info("%s", taken)
+        part.ask_at += _ASK_AGAIN_S
+
+    def _is_hopeless(self, part: _Part, answer: Failed, deadline: float) -> bool:
+        if answer.timed_out:
+            part.error = f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed: {answer.error}"
+            return time.monotonic() >= deadline
+        part.error = (
+            f"the encoder can't embed {len(answer.sessions)} of them, such as the completion "
+            f"{answer.sessions[0].session_id} of uid {answer.sessions[0].uid}: {answer.error}"
+        )
+        part.encoder_failures += 1
+        if part.encoder_failures >= _ENCODER_TRIES:
+            return True
+        if len(answer.sessions) == len(part.sessions):
+            # An encoder that fails on everything may be broken for good, as after a CUDA error.
+            logger.warning("the encoder of diversity scorer %d fails; it is started again", part.replica)
+            ray.kill(self._replicas[part.replica], no_restart=False)
+        return False
+
+    def _give_up(self, part: _Part, step: StepScores) -> None:
+        """Go on without what can't be scored, or raise."""
+        message = f"diversity scorer {part.replica} gave no scores of {len(part.sessions)} completions: {part.error}"
+        if self._on_failure == "raise":
+            raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with their raw rewards")
+        logger.warning("%s; their groups keep their raw rewards, but for those that are there", message)
+        scorer = self._replicas[part.replica]
+        uids = np.array([session.uid for session in part.sessions])
+        groups = [np.flatnonzero(uids == uid) for uid in dict.fromkeys(uids.tolist())]
+        replies = [scorer.collect.remote([part.sessions[row] for row in group], {}, 0) for group in groups]
+        ready = set(ray.wait(replies, num_returns=len(replies), timeout=_SALVAGE_S)[0])
+        for group, reply in zip(groups, replies, strict=True):
+            try:
+                answer = ray.get(reply) if reply in ready else None
+            except RayError:
+                answer = None
+            if isinstance(answer, Scores):
+                step.add(part.rows[group], answer)
+            else:
+                step.unadjusted_groups += 1
+                scorer.forget.remote([part.sessions[row] for row in group])
 
     def _create(self, i: int) -> Any:
         # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
@@ -201,7 +307,7 @@ class ScorerPool:
                 max_task_retries=-1,
                 **self._options[i],
             )
-            .remote(self._embedding, self._smi, self._config.max_rows)
+            .remote(self._embedding, self._smi, self._config)
         )
 
     def _wait_until_ready(self) -> None:
@@ -221,16 +327,3 @@ class ScorerPool:
             ray.get(ready)
         except RayActorError as error:
             raise RuntimeError(f"a diversity scorer could not start: {error}") from error
-
-    def _take_counts(self) -> Counts:
-        counts = Counts()
-        replies = [replica.take_counts.remote() for replica in self._replicas]
-        ready, late = ray.wait(replies, num_returns=len(replies), timeout=_COUNTS_S)
-        for reply in ready:
-            try:
-                counts += ray.get(reply)
-            except RayActorError:
-                late.append(reply)
-        if late:
-            logger.warning("the counts of %d diversity scorers are lost with them", len(late))
-        return counts

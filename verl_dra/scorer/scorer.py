@@ -2,155 +2,358 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verl_dra.algorithm import SMI_FUNCTIONS, duplicates, effective_paths
-from verl_dra.embedding import Encoder
-from verl_dra.scorer.messages import Counts, Missing, Scores, Session
+from verl_dra.embedding import Encoded, Encoder, EncoderUnavailable
+from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 
 logger = logging.getLogger(__name__)
 
-# Characters handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
-_CHARACTERS_AT_A_TIME = 2**18
+# Bytes of text handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
+_BYTES_AT_A_TIME = 2**18
+_CACHED_TEXTS = 2**14
+_PAUSE_S = (0.5, 15.0)
+_NOT_FINITE = "the encoder gave NaN or infinity"
 
 
-class _Row(NamedTuple):
-    """An embedded completion."""
+class Observer(Protocol):
+    """Told what a scorer does, from any of its threads."""
 
-    text: int
-    """Hash of its text."""
+    def queued(self, events: Events, rows: int, size: int) -> None:
+        """All events since the start; the queue's rows and bytes now."""
+        ...
+
+    def embedded(self, texts: int, seconds: float) -> None:
+        """One call of the encoder."""
+        ...
+
+
+class _Embedded(NamedTuple):
     vector: Tensor
     """[D] float32."""
+    tokens: int
+    truncated_tokens: int
+
+
+@dataclass
+class _Job:
+    """A text that is to be embedded, for all sessions that have it."""
+
+    digest: bytes
+    text: str
+    size: int
+    sessions: set[Session] = field(default_factory=set)
+
+
+@dataclass
+class _Row:
+    """A completion whose group has not been scored."""
+
+    digest: bytes
+    replaced: bool
+    cached: bool = False
+    result: _Embedded | str | None = None
+    """The vector; the encoder's error; or None while it waits."""
 
 
 class Scorer:
-    """Vectors of completions by session, embedded by a thread of its own.
+    """Vectors of completions by session, embedded by a thread of its own; equal texts once.
 
     All it holds can be made again from the texts: a lost or evicted vector costs time, never the answer.
 
     Args:
         encoder: makes the vectors.
         smi: name of the SMI function, `graph_cut` or `log_det`.
-        max_rows: completions kept at most, waiting texts and vectors each; the oldest are evicted and counted.
+        max_rows: completions kept at most; the oldest are evicted and counted.
+        max_queue_rows: texts that wait for the encoder at most.
+        max_queue_bytes: their bytes; one text more is taken while there is room for any.
+        observer: told what happens.
     """
 
-    def __init__(self, encoder: Encoder, smi: str, max_rows: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        smi: str,
+        max_rows: int,
+        max_queue_rows: int = 2**16,
+        max_queue_bytes: int = 2**30,
+        observer: Observer | None = None,
+    ) -> None:
         self._encoder = encoder
         self._smi = SMI_FUNCTIONS[smi]
         self._max_rows = max_rows
-        self._waiting: OrderedDict[Session, str] = OrderedDict()
-        self._embedding: dict[Session, str] = {}
+        self._max_queue_rows = max_queue_rows
+        self._max_queue_bytes = max_queue_bytes
+        self._observer = observer
         self._rows: OrderedDict[Session, _Row] = OrderedDict()
-        self._counts = Counts()
-        self._changed = threading.Condition()
-        self._encoding = threading.Lock()
+        self._queue: OrderedDict[bytes, _Job] = OrderedDict()
+        self._queue_bytes = 0
+        self._running: dict[bytes, _Job] = {}
+        self._cache: OrderedDict[bytes, _Embedded] = OrderedDict()
+        self._scored: OrderedDict[Session, None] = OrderedDict()
+        self._events = Events()
+        self._told = Events()
+        self._trouble = ""
+        self._pause = _PAUSE_S[0]
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._results = threading.Condition(self._lock)
         threading.Thread(target=self._embed_for_ever, daemon=True, name="dra-embed").start()
 
-    def submit(self, completions: Iterable[tuple[Session, str]]) -> None:
-        """Take finished completions; returns at once. A session that comes again replaces the earlier one."""
-        with self._changed:
-            for session, text in completions:
-                self._rows.pop(session, None)
-                self._waiting[session] = text
-            self._evict(self._waiting)
-            self._changed.notify_all()
+    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
+        """Take finished completions, waiting while the queue is full: who has not been answered holds back the next.
 
-    def collect(self, sessions: Sequence[Session], texts: Mapping[Session, str]) -> Scores | Missing:
+        A session that comes again with another text replaces the earlier one.
+
+        Args:
+            completions: sessions and their texts.
+            refused: completions that the sender kept back since it last sent some, because it was not answered.
+            unsent: those that it could not send.
+        """
+        with self._lock:
+            self._events += Events(refused=refused, unsent=unsent)
+            for session, text in completions:
+                self._room.wait_for(self._has_room)
+                self._events += Events(submitted=1)
+                if session in self._scored:
+                    self._events += Events(late=1)
+                else:
+                    self._take(session, text, urgent=False)
+            self._observe()
+
+    def collect(
+        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float
+    ) -> Scores | Missing | Failed:
         """Score complete groups and forget them.
 
-        Waits for those of `sessions` that are being embedded; embeds those in `texts` that it has no vector for.
+        Waits for those of `sessions` that are to be embedded, which go before all others; takes those in `texts` that
+        it has no vector for, whether the queue is full or not.
 
         Args:
             sessions: all sessions of the groups, in any order; sessions of one uid are a group.
             texts: texts of those that an earlier answer said are missing.
+            within_s: seconds to wait at most.
 
         Returns:
-            Scores in the order of `sessions`; or what is missing, and then nothing is forgotten.
+            Scores in the order of `sessions`. Or what is missing or failed, and then nothing is forgotten.
         """
-        with self._changed:
-            for session in sessions:
-                if session in self._waiting:
-                    self._waiting.move_to_end(session, last=False)  # before what nobody waits for, such as validation
-            self._changed.wait_for(lambda: not any(s in self._waiting or s in self._embedding for s in sessions))
-            rows = {s: self._rows[s] for s in sessions if s in self._rows}
-        missing = [s for s in sessions if s not in rows and s not in texts]
-        if missing:
-            return Missing(missing)
-        late = [s for s in sessions if s not in rows]
-        if late:
-            rows.update(zip(late, self._encode([texts[s] for s in late]), strict=True))
-        # Equal texts of a group share one vector: a half-precision encoder's noise, which differs from batch to batch,
-        # must not tell clones apart.
-        first: dict[tuple[str, int], Tensor] = {}
-        for session in sorted(sessions):
-            first.setdefault((session.uid, rows[session].text), rows[session].vector)
-        scores = self._score(sessions, torch.stack([first[s.uid, rows[s].text] for s in sessions]))
-        with self._changed:
-            for session in sessions:
-                self._rows.pop(session, None)
+        with self._lock:
+            for session in reversed(sessions):
+                row = self._rows.get(session)
+                if session in texts and (row is None or isinstance(row.result, str)):
+                    self._take(session, texts[session], urgent=True)
+                elif row is not None and row.digest in self._queue:
+                    self._queue.move_to_end(row.digest, last=False)
+            self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
+            if waiting := [s for s in sessions if self._is_waiting(s)]:
+                return Failed(waiting, self._trouble or f"{len(waiting)} texts are not embedded yet", timed_out=True)
+            rows = [self._rows.get(s) for s in sessions]
+            errors = {s: r.result for s, r in zip(sessions, rows, strict=True) if r and isinstance(r.result, str)}
+            if missing := [
+                s for s, r in zip(sessions, rows, strict=True) if r is None or (s in errors and s not in texts)
+            ]:
+                return Missing(missing)
+            if errors:
+                return Failed(list(errors), next(iter(errors.values())), timed_out=False)
+            scored = [row for row in rows if row is not None]
+        scores = self._score(sessions, scored)
+        self.forget(sessions)
         return scores
 
-    def take_counts(self) -> Counts:
-        """What was done since this was last called."""
-        with self._changed:
-            counts, self._counts = self._counts, Counts()
-        return counts
+    def forget(self, sessions: Iterable[Session]) -> None:
+        """Drop sessions whose groups are done with; what comes of them later is late."""
+        with self._lock:
+            for session in sessions:
+                self._drop(session)
+                self._scored[session] = None
+            _shrink(self._scored, self._max_rows)
+            self._observe()
 
-    def _score(self, sessions: Sequence[Session], vectors: Tensor) -> Scores:
+    def _score(self, sessions: Sequence[Session], rows: Sequence[_Row]) -> Scores:
+        # One vector a text: a half-precision encoder's noise, which differs from batch to batch, must not tell clones
+        # apart.
+        embedded = {row.digest: row.result for row in rows if isinstance(row.result, _Embedded)}
+        of_row = [embedded[row.digest] for row in rows]
+        vectors = torch.stack([e.vector for e in of_row])
         group = torch.from_numpy(np.unique([s.uid for s in sessions], return_inverse=True)[1].reshape(-1))
+        with self._lock:
+            events, self._told = self._events - self._told, self._events
         return Scores(
             smi=self._smi(vectors, group).numpy(),
             duplicate=duplicates(vectors, group).numpy(),
             effective_paths=effective_paths(vectors, group).numpy(),
+            tokens=sum(e.tokens for e in of_row),
+            truncated_tokens=sum(e.truncated_tokens for e in of_row),
+            cached=sum(row.cached for row in rows),
+            empty=int((vectors == 0).all(dim=1).sum()),
+            replaced=sum(row.replaced for row in rows),
+            events=events,
         )
+
+    def _has_room(self) -> bool:
+        return len(self._queue) < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
+
+    def _is_waiting(self, session: Session) -> bool:
+        row = self._rows.get(session)
+        return row is not None and row.result is None
+
+    def _take(self, session: Session, text: str, urgent: bool) -> None:
+        text, data, replaced = _readable(text)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        known = self._rows.get(session)
+        if known is not None:
+            if known.digest == digest and not isinstance(known.result, str):
+                return
+            self._drop(session)
+        row = self._rows[session] = _Row(digest, replaced)
+        if digest in self._cache:
+            self._cache.move_to_end(digest)
+            row.result, row.cached = self._cache[digest], True
+        else:
+            job = self._running.get(digest) or self._queue.get(digest)
+            row.cached = job is not None
+            if job is None:
+                job = self._queue[digest] = _Job(digest, text, len(data))
+                self._queue_bytes += job.size
+                self._work.notify()
+            job.sessions.add(session)
+            if urgent and digest in self._queue:
+                self._queue.move_to_end(digest, last=False)
+        self._events += Events(cache_hits=int(row.cached))
+        if not urgent:
+            self._evict()
+
+    def _evict(self) -> None:
+        while len(self._rows) > self._max_rows:
+            self._drop(next(iter(self._rows)))
+            self._events += Events(evicted=1)
+
+    def _drop(self, session: Session) -> None:
+        """Forget a session, and its text where that waits for nobody else."""
+        row = self._rows.pop(session, None)
+        job = self._queue.get(row.digest) if row else None
+        if job is not None:
+            job.sessions.discard(session)
+            if not job.sessions:
+                del self._queue[job.digest]
+                self._queue_bytes -= job.size
+                self._room.notify_all()
 
     def _embed_for_ever(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting))
-                self._embedding = self._next_texts()
-            batch = self._embedding
-            try:
-                rows = self._encode(list(batch.values()))
-            except Exception:
-                # The completions become missing ones; encoding them again at collection shows the trainer the error.
-                logger.exception("embedding %d completions failed", len(batch))
-                rows = []
-            with self._changed:
-                for session, row in zip(batch, rows, strict=False):
-                    if session not in self._waiting:
-                        self._rows[session] = row
-                self._evict(self._rows)
-                self._embedding = {}
-                self._changed.notify_all()
+            with self._lock:
+                self._work.wait_for(lambda: bool(self._queue))
+                jobs = self._next_jobs()
+                self._running = {job.digest: job for job in jobs}
+                self._room.notify_all()
+                self._observe()
+            self._embed(jobs)
 
-    def _next_texts(self) -> dict[Session, str]:
-        texts: dict[Session, str] = {}
-        characters = 0
-        while self._waiting and characters < _CHARACTERS_AT_A_TIME:
-            session, text = self._waiting.popitem(last=False)
-            texts[session] = text
-            characters += len(text)
-        return texts
+    def _next_jobs(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        size = 0
+        while self._queue and size < _BYTES_AT_A_TIME:
+            _, job = self._queue.popitem(last=False)
+            self._queue_bytes -= job.size
+            jobs.append(job)
+            size += job.size
+        return jobs
 
-    def _encode(self, texts: list[str]) -> list[_Row]:
-        with self._encoding:
-            encoded = self._encoder.encode(texts)
-        with self._changed:
-            self._counts += Counts(encoded.tokens, encoded.truncated_tokens)
-        # Rows of their own, so that a kept one does not keep its whole batch.
-        return [_Row(hash(text), vector.clone()) for text, vector in zip(texts, encoded.vectors, strict=True)]
+    def _embed(self, jobs: Sequence[_Job]) -> None:
+        """Embed a batch; one that fails by halves, so that a text that can't be embedded is alone with its error."""
+        start = time.perf_counter()
+        try:
+            encoded = self._encoder.encode([job.text for job in jobs])
+            results = _results(encoded)
+            if len(results) != len(jobs):
+                raise ValueError(f"the encoder gave {len(results)} vectors of {len(jobs)} texts")
+        except EncoderUnavailable as error:
+            self._wait_for_encoder(jobs, error)
+            return
+        except Exception as error:
+            if len(jobs) == 1:
+                logger.exception("a text of %d bytes can't be embedded", jobs[0].size)
+                self._finish(jobs, [f"{type(error).__name__}: {error}"], Events())
+                return
+        else:
+            tokens = int(encoded.tokens.sum())
+            self._pause = _PAUSE_S[0]
+            self._finish(jobs, results, Events(embedded=len(jobs), tokens=tokens, halved=encoded.halved))
+            if self._observer is not None:
+                self._observer.embedded(len(jobs), time.perf_counter() - start)
+            return
+        middle = len(jobs) // 2
+        self._embed(jobs[:middle])
+        self._embed(jobs[middle:])
 
-    def _evict(self, rows: OrderedDict[Session, str] | OrderedDict[Session, _Row]) -> None:
-        excess = max(len(rows) - self._max_rows, 0)
-        for _ in range(excess):
-            rows.popitem(last=False)
-        self._counts += Counts(evicted=excess)
+    def _wait_for_encoder(self, jobs: Sequence[_Job], error: EncoderUnavailable) -> None:
+        """Put the texts back in their place and let some time pass."""
+        logger.warning("%s; trying again in %g s", error, self._pause)
+        with self._lock:
+            self._trouble = str(error)
+            self._events += Events(unavailable=1)
+            for job in reversed(jobs):
+                self._running.pop(job.digest, None)
+                if job.sessions:
+                    self._queue[job.digest] = job
+                    self._queue.move_to_end(job.digest, last=False)
+                    self._queue_bytes += job.size
+            self._observe()
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _PAUSE_S[1])
+
+    def _finish(self, jobs: Sequence[_Job], results: Sequence[_Embedded | str], events: Events) -> None:
+        with self._lock:
+            self._trouble = ""
+            self._events += events
+            for job, result in zip(jobs, results, strict=True):
+                self._running.pop(job.digest, None)
+                for session in job.sessions:
+                    row = self._rows.get(session)
+                    if row is not None and row.digest == job.digest:
+                        row.result = result
+                if isinstance(result, str):
+                    self._events += Events(failed=1)
+                else:
+                    self._cache[job.digest] = result
+            _shrink(self._cache, _CACHED_TEXTS)
+            self._results.notify_all()
+            self._observe()
+
+    def _observe(self) -> None:
+        if self._observer is not None:
+            self._observer.queued(self._events, len(self._queue), self._queue_bytes)
+
+
+def _results(encoded: Encoded) -> list[_Embedded | str]:
+    """A vector of its own for each text, so that a kept one does not keep its whole batch; or why there is none."""
+    finite = encoded.vectors.isfinite().all(dim=1).tolist()
+    found = zip(encoded.vectors, encoded.tokens.tolist(), encoded.truncated_tokens.tolist(), finite, strict=True)
+    return [_Embedded(vector.clone(), *counts) if ok else _NOT_FINITE for vector, *counts, ok in found]
+
+
+def _readable(text: str) -> tuple[str, bytes, bool]:
+    """The text and its UTF-8, lone surrogates as question marks, and whether there were any."""
+    try:
+        return text, text.encode(), False
+    except UnicodeEncodeError:
+        data = text.encode(errors="replace")
+        return data.decode(), data, True
+
+
+def _shrink(entries: OrderedDict[Any, Any], most: int) -> None:
+    while len(entries) > most:
+        entries.popitem(last=False)

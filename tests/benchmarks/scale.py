@@ -1,0 +1,166 @@
+"""The scorers under load, without an encoder: the submit path, and the traffic of 64 nodes over 50 steps."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import re
+import statistics
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import torch
+from timing import show
+
+from verl_dra.embedding import EmbeddingConfig, Encoded
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool
+
+Texts = dict[Session, str]
+
+SENTENCE = "We subtract three from both sides of it and divide by two. "
+
+
+class PrecomputedEncoder:
+    """Vectors from a table, by the number that a text begins with: the traffic alone costs."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._table = torch.nn.functional.normalize(torch.randn(4096, 384, generator=generator), dim=1)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        vectors = self._table[[int(text[:8]) % len(self._table) for text in texts]]
+        tokens = torch.tensor([len(text) // 4 for text in texts])
+        return Encoded(vectors, tokens, torch.zeros_like(tokens))
+
+
+def main() -> None:
+    with _ray():
+        _submit_path()
+        _nodes()
+
+
+def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
+    """N-gram encoder, texts of 600 tokens, one sender."""
+    rows = []
+    for replicas in (1, 2, 4):
+        with _pool("ngram", replicas) as (pool, name):
+            client = ScorerClient(name, replicas, max_rows=completions, max_characters=2**30)
+            rates = []
+            for step in range(3):
+                texts = _texts(step, completions // 8, 8, characters)
+                start = time.perf_counter()
+                asyncio.run(_submit([client], texts))
+                submitted = time.perf_counter()
+                scores = pool.wait(pool.request(list(texts)), lambda sessions, of=texts: {s: of[s] for s in sessions})
+                end = time.perf_counter()
+                assert scores.missing_rows == 0
+                rates.append((completions / (submitted - start), completions / (end - start)))
+            taken, scored = (statistics.median(rate) for rate in zip(*rates, strict=True))
+            rows.append([str(replicas), f"{taken:,.0f}", f"{scored:,.0f}"])
+    show(
+        f"{completions:,} completions of {characters:,} characters into N scorers with the ngram encoder; medians of 3",
+        ["scorers", "taken/s", "embedded and scored/s"],
+        rows,
+    )
+
+
+def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, replicas: int = 4) -> None:
+    with _pool("scale:PrecomputedEncoder", replicas) as (pool, name):
+        clients = [ScorerClient(name, replicas) for _ in range(nodes)]
+        pids = ray.get([handle.ready.remote() for handle in pool.handles])
+        seconds, waits, memory = [], [], {}
+        for step in range(1, steps + 1):
+            texts = _texts(step, prompts, n, 12_000)
+            start = time.perf_counter()
+            asyncio.run(_submit(clients, texts))
+            seconds.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            scores = pool.wait(pool.request(list(texts)), lambda sessions, of=texts: {s: of[s] for s in sessions})
+            waits.append(time.perf_counter() - start)
+            assert scores.missing_rows == 0
+            assert scores.scored.all()
+            if step in (1, 5, 10, 25, steps):
+                memory[step] = [_resident(pid) for pid in pids]
+        sent = len(pickle.dumps(list(texts.items())))
+        asked = len(pickle.dumps(list(texts)))
+        answered = scores.smi.nbytes + scores.duplicate.nbytes + 8 * len(scores.effective_paths)
+    show(
+        f"{nodes} nodes' traffic: {prompts:,} prompts x {n}, 3,000 tokens each, {replicas} scorers, {steps} steps",
+        ["after step", "submitting s", "wait ms", "memory of each scorer, MiB", "largest / after 5"],
+        [
+            [
+                str(step),
+                f"{seconds[step - 1]:.2f}",
+                f"{1e3 * waits[step - 1]:.0f}",
+                " ".join(f"{size / 2**20:.0f}" for size in sizes),
+                f"{max(size / before for size, before in zip(sizes, memory[5], strict=True)):.2f}",
+            ]
+            for step, sizes in memory.items()
+        ],
+    )
+    show(
+        "Of a step, serialised",
+        ["texts to the scorers", "request", "scores", "median wait"],
+        [
+            [
+                *(f"{size / 2**20:.1f} MiB" for size in (sent, asked, answered)),
+                f"{1e3 * statistics.median(waits):.0f} ms",
+            ]
+        ],
+    )
+
+
+def _texts(step: int, prompts: int, n: int, characters: int) -> Texts:
+    """All different."""
+    filler = (SENTENCE * (characters // len(SENTENCE) + 1))[: characters - 17]
+    run = uuid.uuid4().hex[:8]
+    return {
+        Session(f"{run}-{prompt}", session): f"{prompt * n + session:08d} {step:07d} {filler}"
+        for prompt in range(prompts)
+        for session in range(n)
+    }
+
+
+async def _submit(clients: Sequence[ScorerClient], texts: Texts) -> None:
+    """Each completion by one of the clients, in turn; until all are taken."""
+    for i, (session, text) in enumerate(texts.items()):
+        clients[i % len(clients)].submit(session, text)
+        if i % 64 == 0:
+            await asyncio.sleep(0)
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace=f"bench_{uuid.uuid4().hex}",
+        object_store_memory=2**30,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
+    yield
+    ray.shutdown()
+
+
+@contextmanager
+def _pool(encoder: str, replicas: int) -> Iterator[tuple[ScorerPool, str]]:
+    name = f"scorer_{uuid.uuid4().hex[:8]}"
+    pool = ScorerPool(ScorerConfig(name=name, num_replicas=replicas), EmbeddingConfig(encoder=encoder), "graph_cut")
+    yield pool, name
+    pool.close()
+
+
+def _resident(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return 1024 * int(found[1])

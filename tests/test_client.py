@@ -1,0 +1,137 @@
+"""The reward workers' client: batches while one is under way, what is held back, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+
+
+class FakeActor:
+    """In place of a scorer's handle: keeps what it is sent, and answers when it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], int, int]] = []
+        self.answers: list[asyncio.Future[None]] = []
+        self.submit = SimpleNamespace(remote=self._submit)
+
+    def _submit(self, completions: list[tuple[Session, str]], refused: int, unsent: int) -> asyncio.Future[None]:
+        self.calls.append(([text for _, text in completions], refused, unsent))
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch) -> FakeActor:
+    actor = FakeActor()
+    monkeypatch.setattr("ray.get_actor", lambda name: actor)
+    return actor
+
+
+def submit(client: ScorerClient, *texts: str) -> None:
+    for i, text in enumerate(texts):
+        client.submit(Session("a", i), text)
+
+
+async def turn() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(body())
+
+
+def test_what_comes_while_a_batch_is_under_way_goes_with_the_next(actor: FakeActor) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", 1)
+        submit(client, "one")
+        await turn()
+        submit(client, "two", "three")
+        await turn()
+        assert [texts for texts, *_ in actor.calls] == [["one"]]
+        actor.answers[0].set_result(None)
+        await turn()
+        assert [texts for texts, *_ in actor.calls] == [["one"], ["two", "three"]]
+        actor.answers[1].set_result(None)
+        await turn()
+        submit(client, "four")
+        await turn()
+        assert actor.calls[2] == (["four"], 0, 0)
+
+    run(body)
+
+
+def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", 1)
+        submit(client, *["x" * 100_000] * 5)
+        await turn()
+        assert len(actor.calls[0][0]) == 3
+
+    run(body)
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 2}, {"max_characters": 6}], ids=["rows", "characters"])
+def test_completions_beyond_the_limit_are_refused_and_counted_with_the_next_batch(
+    actor: FakeActor, limits: dict[str, int]
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", 1, **limits)
+        submit(client, "one")
+        await turn()
+        submit(client, "two", "six", "refused", "refused")
+        await turn()
+        actor.answers[0].set_result(None)
+        await turn()
+        assert actor.calls[1] == (["two", "six"], 2, 0)
+        actor.answers[1].set_result(None)
+        await turn()
+        submit(client, "ten")
+        await turn()
+        assert actor.calls[2] == (["ten"], 0, 0)
+
+    run(body)
+
+
+def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
+    actor: FakeActor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", 1)
+        submit(client, "one", "two")
+        await turn()
+        actor.answers[0].set_exception(RayActorError())
+        await turn()
+        assert "2 completions did not reach diversity scorer scorer_0 (RayActorError)" in caplog.text
+        submit(client, "three")
+        await turn()
+        assert actor.calls[1] == (["three"], 0, 2)
+
+    run(body)
+
+
+def test_a_busy_scorer_holds_back_its_own_groups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    actors = {"scorer_0": FakeActor(), "scorer_1": FakeActor()}
+    monkeypatch.setattr("ray.get_actor", actors.__getitem__)
+
+    async def body() -> None:
+        client = ScorerClient("scorer", 2)
+        for _ in range(2):
+            for uid in "abcdefgh":
+                client.submit(Session(uid, 0), uid)
+            await turn()
+        actors["scorer_1"].answers[0].set_result(None)
+        await turn()
+        assert [len(actor.calls) for actor in actors.values()] == [1, 2]
+        assert len(actors["scorer_0"].calls[0][0]) + len(actors["scorer_1"].calls[0][0]) == 8
+
+    run(body)

@@ -1,0 +1,95 @@
+"""Texts that nobody wishes for, through the scorer with the real encoders: no crash, no NaN, each in its counter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
+from verl_dra.scorer.messages import Scores, Session
+from verl_dra.scorer.scorer import Scorer
+
+MEGABYTE = "We carry the one and double the rest. " * (2**20 // 38)
+LINES = "so x = 4\n" * 100_000
+POISON = [
+    *("", " \n\t", "\x00", "\x00so\x00", "\ud83d", "so \udc00 and \ud800", "\ufeff", "\u200b\u200d", "\ufffd"),
+    *("[CLS]", "[CLS][SEP][PAD]", "<|im_end|>", "[UNK]", "[MASK] is 4"),
+    *("الجواب هو ٤", "התשובה היא 4", "\u202eso it is 4\u202c", "答案是四", "e\u0301" * 50, "🧮" * 40, "a" * 5000),
+    "x = " + "(" * 500,
+]
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Encoder]:
+    return {"ngram": build_encoder(EmbeddingConfig(encoder="ngram")), "model": build_encoder(EmbeddingConfig())}
+
+
+def scored(encoder: Encoder, groups: Sequence[Sequence[str]]) -> Scores:
+    texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
+    scorer = Scorer(encoder, "graph_cut", max_rows=10**6)
+    half = list(texts.items())[::2]
+    scorer.submit(half)
+    late = {s: t for s, t in texts.items() if s not in dict(half)}
+    scores = scorer.collect(list(texts), late, 600)
+    assert isinstance(scores, Scores)
+    everything = [text for group in groups for text in group]
+    readable = [text.encode(errors="replace").decode() for text in everything]
+    assert scores.replaced == sum(a != b for a, b in zip(everything, readable, strict=True))
+    assert scores.cached == len(readable) - len(set(readable))
+    assert scores.empty >= sum(not text.strip() for text in readable)
+    assert 0 <= scores.truncated_tokens <= scores.tokens
+    assert scores.events.failed == 0
+    largest = max(len(group) for group in groups)
+    assert np.isfinite(scores.smi).all()
+    assert (scores.smi >= -1 - 1e-5).all()
+    assert (scores.smi <= largest - 1 + 1e-3).all()
+    assert np.isfinite(scores.effective_paths).all()
+    assert (scores.effective_paths >= 1 - 1e-9).all()
+    return scores
+
+
+texts = st.one_of(
+    st.sampled_from(POISON),
+    st.text(max_size=60),
+    st.text(st.characters(categories=["Cs", "Cc", "Cf", "Co", "Lo", "Mn"]), max_size=30),
+    st.builds(lambda a, b: a + b, st.sampled_from(POISON), st.sampled_from(POISON)),
+)
+groups = st.lists(st.lists(texts, min_size=1, max_size=6), min_size=1, max_size=4)
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(groups=groups)
+@example(groups=[POISON, POISON])
+@settings(relaxed, max_examples=100)
+def test_the_lexical_encoder_survives(encoders: dict[str, Encoder], groups: list[list[str]]) -> None:
+    scored(encoders["ngram"], groups)
+
+
+@given(groups=groups)
+@example(groups=[POISON, POISON])
+@settings(relaxed, max_examples=25)
+def test_the_model_survives(encoders: dict[str, Encoder], groups: list[list[str]]) -> None:
+    scored(encoders["model"], groups)
+
+
+def test_clones_stay_clones_whatever_they_are(encoders: dict[str, Encoder]) -> None:
+    for text in POISON:
+        scores = scored(encoders["model"], [[text, text, text]])
+        np.testing.assert_allclose(scores.smi, 0 if scores.empty else 2, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_very_long_texts_are_embedded_whole_or_counted() -> None:
+    whole = scored(build_encoder(EmbeddingConfig(encoder="ngram")), [[MEGABYTE, LINES, "so x = 4"]])
+    assert whole.truncated_tokens == 0
+    head = scored(build_encoder(EmbeddingConfig(long_text="head")), [[MEGABYTE, LINES, "so x = 4"]])
+    assert head.truncated_tokens > 0.9 * head.tokens
+    chunks = scored(build_encoder(EmbeddingConfig()), [[MEGABYTE, "so x = 4", "", "\ud800"], [LINES, LINES]])
+    assert chunks.truncated_tokens == 0
+    assert chunks.tokens > 10**6
+    assert (chunks.empty, chunks.cached, chunks.replaced) == (1, 1, 1)

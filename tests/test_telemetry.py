@@ -1,0 +1,106 @@
+"""The scorers' metrics for Prometheus, as Ray shows them, and the dashboard over them."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import ray
+
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.scorer.messages import Events, Session
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool
+from verl_dra.scorer.telemetry import COUNTERS, GAUGES, HISTOGRAMS
+
+ROOT = Path(__file__).parents[1]
+DASHBOARD = ROOT / "launch" / "grafana" / "scorers.json"
+NAMES = (
+    {f"ray_dra_scorer_{name}_total" for name in COUNTERS}
+    | {f"ray_dra_scorer_{name}" for name in GAUGES}
+    | {f"ray_dra_scorer_{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "count")}
+)
+
+
+def test_every_event_has_a_counter() -> None:
+    assert COUNTERS.keys() == {field.name for field in fields(Events)} | {"restarts"}
+
+
+def test_the_dashboard_shows_every_metric_and_no_other() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    shown = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_\w+", target["expr"])
+    }
+    assert shown <= NAMES
+    metrics = COUNTERS.keys() | GAUGES.keys() | HISTOGRAMS.keys()
+    assert {name for name in metrics if not any(f"_scorer_{name}" in one for one in shown)} == set()
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A Ray of the test's own that shows its metrics on a port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace=f"telemetry_{uuid.uuid4().hex}",
+        object_store_memory=100 * 2**20,
+        _metrics_export_port=port,
+        _system_config={"metrics_report_interval_ms": 200},
+    )
+    yield port
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
+    config = ScorerConfig(name="metered", num_replicas=1)
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), "graph_cut")
+    texts = {Session("a", i): f"way {i % 2}" for i in range(4)}
+    ray.get(pool.handles[0].submit.remote(list(texts.items()), 2, 1))
+    pool.wait(pool.request(list(texts)), lambda _: {})
+    expected = {
+        "submitted_total": 4,
+        "cache_hits_total": 2,
+        "embedded_total": 2,
+        "tokens_total": 2 * len("way 0"),
+        "refused_total": 2,
+        "unsent_total": 1,
+        "queue_rows": 0,
+        "queue_bytes": 0,
+        "embed_seconds_count": 1,
+        "batch_texts_count": 1,
+    }
+    eventually_shows(port, expected, "metered_0")
+    ray.kill(pool.handles[0], no_restart=False)
+    ray.get(pool.handles[0].ready.remote())
+    eventually_shows(port, {"restarts_total": 1}, "metered_0")
+    pool.close()
+
+
+def eventually_shows(port: int, expected: dict[str, float], scorer: str) -> None:
+    shown: dict[str, float] = {}
+    for _ in range(400):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
+            text = page.read().decode()
+        for name, labels, value in re.findall(r"^ray_dra_scorer_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+            if f'scorer="{scorer}"' in labels:
+                shown[name] = float(value)
+        if all(shown.get(name) == value for name, value in expected.items()):
+            return
+    assert {name: shown.get(name) for name in expected} == expected
