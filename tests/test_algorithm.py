@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import verl_dra
 from verl_dra import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi, log_det_smi
-from verl_dra.algorithm import duplicates
+from verl_dra.algorithm import group_diversity
 
 SMI = {
     "graph_cut": (graph_cut_smi, oracles.graph_cut_smi),
@@ -217,7 +217,7 @@ def test_effective_paths_counts_orthogonal_ways() -> None:
 
 def test_duplicates_are_near_equal_siblings_of_the_same_group() -> None:
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [1.0, 0.0]])
-    assert duplicates(vectors, torch.tensor([0, 0, 0, 1])).tolist() == [True, True, False, False]
+    assert group_diversity(vectors, torch.tensor([0, 0, 0, 1]))[0].tolist() == [True, True, False, False]
 
 
 EMBEDDINGS, GROUP, REWARDS, WEIGHTS = torch.ones(3, 2), torch.tensor([5, 5, 9]), torch.ones(3), torch.ones(3)
@@ -229,7 +229,7 @@ def poisoned(values: torch.Tensor, value: float) -> torch.Tensor:
     return values
 
 
-@pytest.mark.parametrize("smi", [graph_cut_smi, log_det_smi, effective_paths, duplicates])
+@pytest.mark.parametrize("smi", [graph_cut_smi, log_det_smi, effective_paths, group_diversity])
 @pytest.mark.parametrize(
     ("embeddings", "group", "error", "says"),
     [

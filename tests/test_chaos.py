@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import ray
 import torch
@@ -89,10 +87,7 @@ def step_texts(rng: random.Random, step: int) -> Texts:
 
 
 def kill(run: Run, replica: int) -> None:
-    pid = ray.get(run.pool.handles[replica].ready.remote())
-    os.kill(pid, signal.SIGKILL)
-    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        pass
+    processes.kill(ray.get(run.pool.handles[replica].ready.remote()))
 
 
 def test_every_advantage_is_that_of_the_undisturbed_run(cluster: None) -> None:

@@ -353,6 +353,16 @@ def test_what_the_texts_are_is_counted() -> None:
     assert scores.smi[:2].tolist() == [0, 0]
 
 
+def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
+    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer.accept(False)
+    scorer.submit(group("validation", "one", "two").items())
+    scorer.accept(True)
+    scorer.submit(TEXTS.items())
+    events = collected(scorer, TEXTS).events
+    assert (events.submitted, events.skipped, events.embedded) == (7, 2, 4)
+
+
 def test_groups_that_are_given_up_are_forgotten() -> None:
     scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
     scorer.submit(TEXTS.items())

@@ -19,6 +19,7 @@ import pytest
 import ray
 from fake_encoders import POISON
 from omegaconf import OmegaConf
+from processes import alive
 from trajectories import byte_tokenizer, trajectory
 
 from verl_dra.embedding import EmbeddingConfig
@@ -150,14 +151,6 @@ def kill(run: Run, replica: int, how: str) -> None:
     else:
         ray.kill(handle, no_restart=how == "gone for good")
     eventually(lambda: not alive(pid))
-
-
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_groups_on_several_replicas_have_the_scores_of_one(run: Run) -> None:

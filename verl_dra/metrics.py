@@ -19,7 +19,7 @@ COUNTS = tuple(
     f"dra/{name}"
     for name in (
         *("missing_rows", "fallbacks", "unadjusted_groups", "empty_rows", "replaced_rows"),
-        *("refused_rows", "unsent_rows", "late_rows", "evicted_rows"),
+        *("refused_rows", "unsent_rows", "skipped_rows", "late_rows", "evicted_rows"),
     )
 )
 """Metrics that add up where a step has several updates; veRL averages the others over them."""
@@ -44,6 +44,7 @@ def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
         "dra/replaced_rows": float(scores.replaced),
         "dra/refused_rows": float(events.refused),
         "dra/unsent_rows": float(events.unsent),
+        "dra/skipped_rows": float(events.skipped),
         "dra/late_rows": float(events.late),
         "dra/evicted_rows": float(events.evicted),
         "dra/truncated_tokens_frac": scores.truncated_tokens / max(scores.tokens, 1),

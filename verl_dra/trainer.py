@@ -123,7 +123,14 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             return fetch
 
         def _validate(self) -> dict[str, float]:
-            metrics: dict[str, float] = super()._validate()
+            assert self._scorers is not None
+            # Reward workers can't tell validation's completions; in this mode there are no others meanwhile.
+            alone = self.config.trainer.v1.trainer_mode == "sync"
+            self._scorers.accept(not alone)
+            try:
+                metrics: dict[str, float] = super()._validate()
+            finally:
+                self._scorers.accept(True)
             self.summary.add(self.global_steps, metrics)
             return metrics
 

@@ -116,8 +116,10 @@ def scorers(step: dict[str, Any]) -> list[str]:
 
 
 def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3"])
+    validate = ["trainer.val_before_train=True", "trainer.test_freq=2"]
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", *validate])
     assert len(run.steps) == 3
+    assert run.metric("dra/skipped_rows") == [4, 0, 4]  # what validation generated before steps 1 and 3
     assert all(len(step["keys"]) == 4 * N for step in run.steps)
     assert_advantages(run, toy_folder, encoder)
     assert all(len(scorers(step)) == 1 for step in run.steps)

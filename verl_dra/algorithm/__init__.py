@@ -1,6 +1,6 @@
 """The mathematics of DRA: pure torch functions over flat rows and group ids."""
 
-from verl_dra.algorithm.diversity import duplicates, effective_paths
+from verl_dra.algorithm.diversity import effective_paths, group_diversity
 from verl_dra.algorithm.rewards import NegativeRewards, adjust_rewards, diversity_weights
 from verl_dra.algorithm.smi import SMI_FUNCTIONS, graph_cut_smi, log_det_smi
 
@@ -9,8 +9,8 @@ __all__ = [
     "NegativeRewards",
     "adjust_rewards",
     "diversity_weights",
-    "duplicates",
     "effective_paths",
     "graph_cut_smi",
+    "group_diversity",
     "log_det_smi",
 ]

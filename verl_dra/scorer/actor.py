@@ -49,6 +49,11 @@ class DiversityScorer:
         return self._scorer.collect(sessions, texts, within_s)
 
     @ray.method(concurrency_group="collect")
+    def accept(self, accepting: bool) -> None:
+        """See `Scorer.accept`."""
+        self._scorer.accept(accepting)
+
+    @ray.method(concurrency_group="collect")
     def forget(self, sessions: Sequence[Session]) -> None:
         """See `Scorer.forget`."""
         self._scorer.forget(sessions)

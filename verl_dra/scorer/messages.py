@@ -25,6 +25,8 @@ class Events:
     """Those that reward workers kept back because the queue was full."""
     unsent: int = 0
     """Those that reward workers could not send because the scorer was not there."""
+    skipped: int = 0
+    """Those that came while none were accepted, which is while the trainer validates."""
     late: int = 0
     """Those that came after their group was scored."""
     evicted: int = 0

@@ -25,6 +25,7 @@ _ASK_AGAIN_S = 0.5
 # What a scorer may take beyond the deadline to say why it has no scores.
 _GRACE_S = 2.0
 _SALVAGE_S = 10.0
+_ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
@@ -191,6 +192,11 @@ class ScorerPool:
             asked = all(part.reply is not None for part in pending.parts)
             self._answer(pending, fetch_texts, deadline, deadline + _GRACE_S - now if asked else _ASK_AGAIN_S)
         return pending.step
+
+    def accept(self, accepting: bool) -> None:
+        """Tell the scorers to take or to skip what comes; one that is starting again takes all."""
+        replies = [replica.accept.remote(accepting) for replica in self._replicas]
+        ray.wait(replies, num_returns=len(replies), timeout=_ACCEPT_S)
 
     def close(self) -> None:
         """End the actors."""

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verl_dra.algorithm import SMI_FUNCTIONS, duplicates, effective_paths
+from verl_dra.algorithm import SMI_FUNCTIONS, group_diversity
 from verl_dra.embedding import Encoded, Encoder, EncoderUnavailable
+from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Bytes of text handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
 _BYTES_AT_A_TIME = 2**18
 _CACHED_TEXTS = 2**14
+_TRIM_AFTER_BYTES = 2**26
 _PAUSE_S = (0.5, 15.0)
 _NOT_FINITE = "the encoder gave NaN or infinity"
 
@@ -103,6 +105,7 @@ class Scorer:
         self._running: dict[bytes, _Job] = {}
         self._cache: OrderedDict[bytes, _Embedded] = OrderedDict()
         self._scored: OrderedDict[Session, None] = OrderedDict()
+        self._accepting = True
         self._events = Events()
         self._told = Events()
         self._trouble = ""
@@ -128,7 +131,9 @@ class Scorer:
             for session, text in completions:
                 self._room.wait_for(self._has_room)
                 self._events += Events(submitted=1)
-                if session in self._scored:
+                if not self._accepting:
+                    self._events += Events(skipped=1)
+                elif session in self._scored:
                     self._events += Events(late=1)
                 else:
                     self._take(session, text, urgent=False)
@@ -173,6 +178,11 @@ class Scorer:
         self.forget(sessions)
         return scores
 
+    def accept(self, accepting: bool) -> None:
+        """Whether completions that are submitted from now on are taken or skipped."""
+        with self._lock:
+            self._accepting = accepting
+
     def forget(self, sessions: Iterable[Session]) -> None:
         """Drop sessions whose groups are done with; what comes of them later is late."""
         with self._lock:
@@ -191,10 +201,11 @@ class Scorer:
         group = torch.from_numpy(np.unique([s.uid for s in sessions], return_inverse=True)[1].reshape(-1))
         with self._lock:
             events, self._told = self._events - self._told, self._events
+        duplicate, effective_paths = group_diversity(vectors, group)
         return Scores(
             smi=self._smi(vectors, group).numpy(),
-            duplicate=duplicates(vectors, group).numpy(),
-            effective_paths=effective_paths(vectors, group).numpy(),
+            duplicate=duplicate.numpy(),
+            effective_paths=effective_paths.numpy(),
             tokens=sum(e.tokens for e in of_row),
             truncated_tokens=sum(e.truncated_tokens for e in of_row),
             cached=sum(row.cached for row in rows),
@@ -253,7 +264,11 @@ class Scorer:
                 self._room.notify_all()
 
     def _embed_for_ever(self) -> None:
+        done = 0
         while True:
+            if done > _TRIM_AFTER_BYTES and not self._queue:
+                heap.trim()
+                done = 0
             with self._lock:
                 self._work.wait_for(lambda: bool(self._queue))
                 jobs = self._next_jobs()
@@ -261,6 +276,7 @@ class Scorer:
                 self._room.notify_all()
                 self._observe()
             self._embed(jobs)
+            done += sum(job.size for job in jobs)
 
     def _next_jobs(self) -> list[_Job]:
         jobs: list[_Job] = []
