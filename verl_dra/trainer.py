@@ -65,7 +65,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
         def _start_scorers(self, trainer_pool: Sequence[PlacementGroup]) -> ScorerPool:
             dra = self._dra
             scorers = ScorerPool(dra.scorer, dra.embedding, dra.smi, dra.on_failure, trainer_pool)
-            say(f"diversity scorers: {scorers}")
+            say(f"diversity scorers: {scorers.describe()}")
             return scorers
 
         def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:

@@ -144,7 +144,8 @@ class ScorerPool:
     def __len__(self) -> int:
         return len(self._replicas)
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Resources, placement and encoder, in words."""
         return (
             f"{describe(self._options)}, placement {self._config.placement}; "
             f"{ray.get(self._replicas[0].encoder.remote())}"

@@ -1,0 +1,64 @@
+"""A node of a Ray cluster is lost with its scorer."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import ray
+from processes import alive
+from ray.cluster_utils import Cluster
+
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+from verl_dra.scorer.placement import ScorerConfig, replica_count
+from verl_dra.scorer.pool import ScorerPool, replica_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes: processes of this machine, ended by their cluster."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    cluster.add_node(num_cpus=4)
+    ray.init(address=cluster.address, namespace=f"nodes_{uuid.uuid4().hex}", log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> None:
+    config = ScorerConfig(name="scorer", deadline_s=300)
+    config.num_replicas = replica_count(config, trainer_nodes=2)
+    assert config.num_replicas == 2
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), "graph_cut")
+    client = ScorerClient("scorer", 2)
+    texts = {Session(f"{g}", i): f"way {(g * i) % 3}" for g in range(12) for i in range(4)}
+
+    async def submit() -> None:
+        for session, text in texts.items():
+            client.submit(session, text)
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+    asyncio.run(submit())
+    pids = ray.get([handle.ready.remote() for handle in pool.handles])
+    (other,) = cluster.worker_nodes
+    cluster.remove_node(other, allow_graceful=False)
+    while all(map(alive, pids)):
+        pass
+    scores = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+    vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
+    group = np.unique([session.uid for session in texts], return_inverse=True)[1]
+    np.testing.assert_allclose(scores.smi, oracles.graph_cut_smi(vectors, group), atol=1e-5)
+    per_replica = np.bincount([replica_of(session.uid, 2) for session in texts])
+    assert scores.missing_rows in per_replica
+    assert scores.fallbacks >= 1
+    pool.close()
