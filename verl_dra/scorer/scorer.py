@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Bytes of text handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
 _BYTES_AT_A_TIME = 2**18
 _CACHED_TEXTS = 2**14
+_REMEMBERED_SESSIONS = 2**14
 _TRIM_AFTER_BYTES = 2**26
 _PAUSE_S = (0.5, 15.0)
 _NOT_FINITE = "the encoder gave NaN or infinity"
@@ -189,7 +190,7 @@ class Scorer:
             for session in sessions:
                 self._drop(session)
                 self._scored[session] = None
-            _shrink(self._scored, self._max_rows)
+            _shrink(self._scored, _REMEMBERED_SESSIONS)
             self._observe()
 
     def _score(self, sessions: Sequence[Session], rows: Sequence[_Row]) -> Scores:
