@@ -150,8 +150,11 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         (["dra.embedding.model=pkg://no_such.package/model"], "not installed; install no_such.package"),
         (["dra.embedding.model=pkg:///model"], "'pkg:///model' names a package that is not installed"),
         (["dra.embedding.model=pkg://verl_dra/model"], "the package verl_dra has no folder 'model'"),
-        (["dra.embedding.encoder=word2vec"], "'word2vec' is neither sentence_transformers nor ngram, nor a class"),
-        (["dra.embedding.encoder=verl_dra.text:Encoder"], "'verl_dra.text:Encoder' is neither"),
+        (
+            ["dra.embedding.encoder=word2vec"],
+            "'word2vec' is none of sentence_transformers, openai and ngram, nor a class",
+        ),
+        (["dra.embedding.encoder=verl_dra.text:Encoder"], "'verl_dra.text:Encoder' is none of"),
         (["dra.scorer.placement=gpu"], "placement must be one of cpu, dedicated, colocated, not 'gpu'"),
         (["dra.scorer.gpu_fraction=0"], "gpu_fraction must be above 0 and at most 1, not 0"),
         (["dra.scorer.gpu_fraction=1.5"], "gpu_fraction must be above 0 and at most 1, not 1.5"),

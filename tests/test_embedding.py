@@ -289,9 +289,9 @@ def test_a_users_own_encoder_gets_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"encoder": "fake_encoders:NoSuchEncoder"}, "'fake_encoders:NoSuchEncoder' is neither.*no attribute"),
+        ({"encoder": "fake_encoders:NoSuchEncoder"}, "'fake_encoders:NoSuchEncoder' is none of.*no attribute"),
         ({"encoder": "no_such_module:Encoder"}, "No module named 'no_such_module'"),
-        ({"encoder": ""}, "'' is neither sentence_transformers nor ngram"),
+        ({"encoder": ""}, "'' is none of sentence_transformers, openai and ngram"),
         ({"model": "/no/such/folder"}, "there is no folder '/no/such/folder'"),
         ({"model": "org/name"}, "not in the hub's cache, and HF_HUB_OFFLINE is set"),
         ({"model": "pkg://no_such_package/model"}, "install no_such_package"),

@@ -13,7 +13,7 @@ from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_dra.embedding import Encoded, EncoderUnavailable
+from verl_dra.embedding import Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 from verl_dra.scorer.scorer import Scorer
@@ -304,7 +304,7 @@ class AwayEncoder(NgramEncoder):
     def encode(self, texts):
         self.left -= 1
         if self.left >= 0:
-            raise EncoderUnavailable("nobody answers at embed.example")
+            raise EncoderUnavailableError("nobody answers at embed.example")
         return super().encode(texts)
 
 

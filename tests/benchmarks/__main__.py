@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import encode
 import scale
 import smi
 import step
 
-TABLES = {"smi": smi.main, "scale": scale.main, "step": step.main}
+TABLES = {"smi": smi.main, "encode": encode.main, "scale": scale.main, "step": step.main}
 
 
 def main() -> None:

@@ -122,7 +122,7 @@ class Encoded:
     """Times that a batch was too large, for memory or for a server, and was halved."""
 
 
-class EncoderUnavailable(RuntimeError):
+class EncoderUnavailableError(RuntimeError):
     """The encoder can't work now and may later, as when a server is down: the scorer keeps the texts and tries again.
 
     Any other exception of an encoder is taken to be the fault of a text.
@@ -136,7 +136,7 @@ class Encoder(Protocol):
         """Embed `texts` (n >= 1, all different, without lone surrogates), in their order.
 
         Raises:
-            EncoderUnavailable: it can't work now and may later.
+            EncoderUnavailableError: it can't work now and may later.
         """
         ...
 
@@ -146,7 +146,7 @@ def build_encoder(config: EmbeddingConfig) -> Encoder:
 
     Raises:
         ValueError: the configuration names no encoder or a model that isn't there.
-        EncoderUnavailable: a server does not answer.
+        EncoderUnavailableError: a server does not answer.
     """
     config.check()
     if config.encoder == "sentence_transformers":
@@ -227,6 +227,6 @@ def _user_class(name: str) -> Any:
         return getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"dra.embedding.encoder: {name!r} is neither sentence_transformers nor ngram, nor a class as "
+            f"dra.embedding.encoder: {name!r} is none of sentence_transformers, openai and ngram, nor a class as "
             f"package.module:Class ({error})"
         ) from error

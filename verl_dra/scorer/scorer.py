@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verl_dra.algorithm import SMI_FUNCTIONS, group_diversity
-from verl_dra.embedding import Encoded, Encoder, EncoderUnavailable
+from verl_dra.embedding import Encoded, Encoder, EncoderUnavailableError
 from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 
@@ -297,7 +297,7 @@ class Scorer:
             results = _results(encoded)
             if len(results) != len(jobs):
                 raise ValueError(f"the encoder gave {len(results)} vectors of {len(jobs)} texts")
-        except EncoderUnavailable as error:
+        except EncoderUnavailableError as error:
             self._wait_for_encoder(jobs, error)
             return
         except Exception as error:
@@ -316,7 +316,7 @@ class Scorer:
         self._embed(jobs[:middle])
         self._embed(jobs[middle:])
 
-    def _wait_for_encoder(self, jobs: Sequence[_Job], error: EncoderUnavailable) -> None:
+    def _wait_for_encoder(self, jobs: Sequence[_Job], error: EncoderUnavailableError) -> None:
         """Put the texts back in their place and let some time pass."""
         logger.warning("%s; trying again in %g s", error, self._pause)
         with self._lock:
