@@ -69,7 +69,9 @@ def shown_line(line: str) -> str | None:
     if step is None:
         return None
     pairs = (pair.rsplit(":", 1) for pair in step[2].split(" - "))
-    values = [f"{name} {_short(value)}" for name, value in pairs if _SHOWN_METRICS.match(name)]
+    shown = [(name, _short(value)) for name, value in pairs if _SHOWN_METRICS.match(name)]
+    # Most of the extension's metrics count what should not happen.
+    values = [f"{name} {value}" for name, value in shown if not (name.startswith("dra/") and value == "0")]
     return f"step {step[1]}: " + ", ".join(values)
 
 
