@@ -23,7 +23,7 @@ from verl_dra.summary import Summary
             "Training Progress:  67%|6 | 2/3",
         ),
         (
-            "(R pid=7) step:2 - actor/lr:0.1 - critic/score/mean:0.512345 - dra/smi/mean:1.25 - dra/fallbacks:0.0 - timing_s/gen:9.0",
+            "(R pid=7) step:2 - actor/lr:0.1 - critic/score/mean:0.51234 - dra/smi/mean:1.25 - dra/fallbacks:0.0 - x:1",
             "step 2: critic/score/mean 0.5123, dra/smi/mean 1.25",
         ),
         (

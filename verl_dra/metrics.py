@@ -33,7 +33,17 @@ def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
     correct = step.raw > 0
     negative = correct & (step.advantage < 0)
     events = scores.events
-    metrics = {
+    metrics: dict[str, float] = {}
+    if scores.effective_paths:
+        weights = step.weights[step.scored]
+        metrics = {
+            "dra/smi/mean": step.smi[step.scored].mean().item(),
+            "dra/weight/mean": weights.mean().item(),
+            "dra/weight/min": weights.min().item(),
+            "dra/effective_paths": float(np.mean(scores.effective_paths)),
+            "dra/duplicates_frac": float(scores.duplicate[scores.scored].mean()),
+        }
+    metrics |= {
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.names),
         "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.names),
@@ -50,15 +60,6 @@ def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
         "dra/truncated_tokens_frac": scores.truncated_tokens / max(scores.tokens, 1),
         "dra/cached_frac": scores.cached / len(step.smi),
     }
-    if scores.effective_paths:
-        weights = step.weights[step.scored]
-        metrics |= {
-            "dra/smi/mean": step.smi[step.scored].mean().item(),
-            "dra/weight/mean": weights.mean().item(),
-            "dra/weight/min": weights.min().item(),
-            "dra/effective_paths": float(np.mean(scores.effective_paths)),
-            "dra/duplicates_frac": float(scores.duplicate[scores.scored].mean()),
-        }
     return metrics
 
 

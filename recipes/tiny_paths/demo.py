@@ -24,7 +24,7 @@ def command(folder: Path, overrides: Sequence[str]) -> list[str]:
         *(sys.executable, "-m", "verl_dra.main", "--config-dir", str(HERE), "--config-name", "tiny_paths"),
         "+platform=cpu",
         f"data_dir={folder}",
-        f"reward.custom_reward_function.path={HERE / 'reward.py'}",
+        f"recipe_dir={HERE}",
         *overrides,
     ]
 

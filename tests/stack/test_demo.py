@@ -31,7 +31,7 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
     for expected in (
         "verl-dra: training with DRA over grpo",
         "Training Progress: 100%",
-        "step 2: dra/smi/mean",
+        "step 2: dra/smi/mean ",
         "verl-dra: steps: 2",
         "verl-dra: validation tiny_paths/acc/mean@4: ",
         "verl-dra: effective paths: ",
