@@ -77,3 +77,35 @@ def effective_paths(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
         values = values[values > 1e-12]
         scores.append(float(np.exp(-(values * np.log(values)).sum())))
     return np.array(scores)
+
+
+def cluster_smi(vectors: np.ndarray, group: np.ndarray, cosine: float = 0.9) -> np.ndarray:
+    """Others in the cluster: what can be reached by steps between siblings of a cosine above the threshold."""
+    e = unit(vectors)
+    smi = np.zeros(len(e))
+    for i in range(len(e)):
+        reached, frontier = {i}, [i]
+        while frontier:
+            at = frontier.pop()
+            for j in range(len(e)):
+                if j not in reached and group[j] == group[i] and float(np.dot(e[at], e[j])) > cosine:
+                    reached.add(j)
+                    frontier.append(j)
+        smi[i] = len(reached) - 1
+    return smi
+
+
+def darling_weights(smi: np.ndarray, group: np.ndarray) -> np.ndarray:
+    sizes = [sum(1 for other in group if other == own) for own in group]
+    return np.array(
+        [1.0 if n == 1 else min(max((n - 1 - value) / (n - 1), 0.1), 1.0) for value, n in zip(smi, sizes, strict=True)]
+    )
+
+
+def unlikeliness_weights(log_probs: np.ndarray, group: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(log_probs))
+    for i in range(len(log_probs)):
+        siblings = [j for j in range(len(log_probs)) if group[j] == group[i]]
+        rank = sum(1 for j in siblings if log_probs[j] < log_probs[i])
+        out[i] = 1 - 0.25 * rank / len(siblings)
+    return out

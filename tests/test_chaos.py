@@ -15,6 +15,7 @@ import ray
 import torch
 from omegaconf import OmegaConf
 
+from verl_dra.algorithm import diversity_weights, graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.estimator import Step, compute_dra_advantage, estimating
 from verl_dra.rows import Rows
@@ -51,7 +52,7 @@ class Run:
     def __init__(self, max_rows: int) -> None:
         name = f"scorer_{uuid.uuid4().hex[:8]}"
         config = ScorerConfig(name=name, num_replicas=REPLICAS, max_rows=max_rows, deadline_s=300)
-        self.pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), "graph_cut")
+        self.pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
         self.client = ScorerClient(name, REPLICAS)
         self.scores: list[StepScores] = []
 
@@ -72,7 +73,8 @@ class Run:
         scores = self.pool.wait(pending, lambda sessions: {s: texts[s] for s in sessions})
         self.scores.append(scores)
         rows = Rows.of([f"{s.uid}_{s.session_id}_0" for s in texts], [False] * len(texts))
-        step = Step(rows, torch.from_numpy(scores.smi), torch.from_numpy(scores.scored), "grpo", "paper")
+        smi = torch.from_numpy(scores.smi)
+        step = Step(rows, smi, diversity_weights(smi), torch.from_numpy(scores.scored), "grpo", "paper")
         config = OmegaConf.create({"gamma": 1.0, "lam": 1.0})
         uids = np.array([s.uid for s in texts], dtype=object)
         with estimating(step):

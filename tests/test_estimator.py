@@ -18,6 +18,7 @@ from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_dra import estimator
+from verl_dra.algorithm import diversity_weights
 from verl_dra.estimator import Step, estimating
 from verl_dra.rows import Rows
 
@@ -145,7 +146,8 @@ def dra_advantages(
     rows = batch.rows
     smi = torch.tensor([batch.smi[name] for name in rows.names])
     scored = torch.tensor([name.uid not in unscored for name in rows.names])
-    step = Step(rows, torch.where(scored, smi, 0), scored, base, negative)
+    smi = torch.where(scored, smi, 0)
+    step = Step(rows, smi, diversity_weights(smi), scored, base, negative)
     with estimating(step):
         return verl_advantages(batch, "dra", rewards, **settings), step
 

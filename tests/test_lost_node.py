@@ -14,6 +14,7 @@ import ray
 from processes import alive
 from ray.cluster_utils import Cluster
 
+from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.client import ScorerClient
@@ -39,7 +40,7 @@ def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> Non
     config = ScorerConfig(name="scorer", deadline_s=300)
     config.num_replicas = replica_count(config, trainer_nodes=2)
     assert config.num_replicas == 2
-    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), "graph_cut")
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
     client = ScorerClient("scorer", 2)
     texts = {Session(f"{g}", i): f"way {(g * i) % 3}" for g in range(12) for i in range(4)}
 

@@ -13,6 +13,7 @@ from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verl_dra.algorithm import SMI_FUNCTIONS, graph_cut_smi
 from verl_dra.embedding import Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
@@ -58,7 +59,7 @@ def assert_right(scores: Scores, texts: Texts, smi: str = "graph_cut") -> None:
 
 @pytest.mark.parametrize("smi", ["graph_cut", "log_det"])
 def test_scores_are_the_brute_force_values_in_the_order_asked(smi: str) -> None:
-    scorer = Scorer(NgramEncoder(), smi, max_rows=100)
+    scorer = Scorer(NgramEncoder(), SMI_FUNCTIONS[smi], max_rows=100)
     scorer.submit(TEXTS.items())
     asked = {session: TEXTS[session] for session in sorted(TEXTS, key=lambda s: (s.session_id, s.uid))}
     scores = collected(scorer, asked)
@@ -74,7 +75,7 @@ def test_scores_are_the_brute_force_values_in_the_order_asked(smi: str) -> None:
 )
 def test_neither_arrival_order_nor_batches_change_the_scores(names, random) -> None:
     texts = {Session(*name): random.choice(["x = 1", "x = 2", "no idea", "", "x = 1, so y = 2"]) for name in names}
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     arriving = list(texts.items())
     random.shuffle(arriving)
     cut = random.randrange(len(arriving) + 1)
@@ -84,7 +85,7 @@ def test_neither_arrival_order_nor_batches_change_the_scores(names, random) -> N
 
 
 def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     for item in TEXTS.items():
         scorer.submit([item])
     assert gated.started.wait(60)
@@ -92,7 +93,7 @@ def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder) -> None:
 
 
 def test_collecting_waits_for_texts_that_are_being_embedded(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     scorer.submit(group("a", "add both sides").items())
     assert gated.started.wait(60)
     scorer.submit(TEXTS.items())
@@ -103,7 +104,7 @@ def test_collecting_waits_for_texts_that_are_being_embedded(gated: GatedEncoder,
 
 
 def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     first, second = ({s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab")
     gated.gate.set()
     scorer.submit(first.items())
@@ -118,7 +119,7 @@ def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoo
 
 
 def test_what_is_missing_is_named_and_then_sent_as_text() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     arrived = {s: t for s, t in TEXTS.items() if s.session_id == 0}
     scorer.submit(arrived.items())
     missing = scorer.collect(list(TEXTS), {}, LONG)
@@ -132,7 +133,7 @@ def test_what_is_missing_is_named_and_then_sent_as_text() -> None:
 def test_a_text_that_arrives_after_it_was_missed_is_not_embedded_again() -> None:
     encoder = GatedEncoder()
     encoder.gate.set()
-    scorer = Scorer(encoder, "graph_cut", max_rows=100)
+    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
     assert isinstance(scorer.collect(list(TEXTS), {}, LONG), Missing)
     scorer.submit(TEXTS.items())
     scores = scorer.collect(list(TEXTS), TEXTS, LONG)
@@ -142,7 +143,7 @@ def test_a_text_that_arrives_after_it_was_missed_is_not_embedded_again() -> None
 
 
 def test_scores_are_taken_once() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())
     first = {s: t for s, t in TEXTS.items() if s.uid == "a"}
     assert_right(collected(scorer, first), first)
@@ -152,7 +153,7 @@ def test_scores_are_taken_once() -> None:
 
 
 def test_a_session_that_comes_again_replaces_the_earlier_one(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     old, new = group("a", "the old one", "a sibling"), group("a", "another text", "a sibling")
     gated.gate.set()
     scorer.submit(old.items())
@@ -161,7 +162,7 @@ def test_a_session_that_comes_again_replaces_the_earlier_one(gated: GatedEncoder
 
 
 def test_a_session_that_comes_again_while_it_is_embedded_replaces_it(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     old, new = group("a", "the old one", "a sibling"), group("a", "another text", "a sibling")
     scorer.submit(old.items())
     assert gated.started.wait(60)
@@ -172,7 +173,7 @@ def test_a_session_that_comes_again_while_it_is_embedded_replaces_it(gated: Gate
 
 
 def test_a_replaced_text_is_never_scored_even_where_the_new_one_fails(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     old = group("a", "the old one", "a sibling")
     scorer.submit(old.items())
     assert gated.started.wait(60)
@@ -182,7 +183,7 @@ def test_a_replaced_text_is_never_scored_even_where_the_new_one_fails(gated: Gat
 
 
 def test_the_oldest_are_evicted_and_counted() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=3)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=3)
     scorer.submit(TEXTS.items())
     first = list(TEXTS)[:2]
     assert scorer.collect(list(TEXTS), {}, LONG) == Missing(first)
@@ -193,7 +194,7 @@ def test_the_oldest_are_evicted_and_counted() -> None:
 
 
 def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=3)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=3)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     scorer.submit(group("a", "evicted", "kept", "kept too", "kept as well").items())
@@ -209,7 +210,7 @@ def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
 def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
     gated: GatedEncoder, thread: ThreadPoolExecutor, limits: dict[str, int]
 ) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100, **limits)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100, **limits)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     texts = group("a", "one", "two", "three")
@@ -227,7 +228,7 @@ def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
 
 
 def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items(), refused=3, unsent=2)
     first = collected(scorer, TEXTS).events
     assert (first.submitted, first.refused, first.unsent) == (5, 3, 2)
@@ -239,7 +240,7 @@ def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
 
 
 def test_groups_larger_than_what_is_kept_are_scored_all_the_same() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=1)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=1)
     scorer.submit(TEXTS.items())
     missing = scorer.collect(list(TEXTS), {}, LONG)
     assert isinstance(missing, Missing)
@@ -250,7 +251,7 @@ def test_groups_larger_than_what_is_kept_are_scored_all_the_same() -> None:
 
 def test_a_text_that_cannot_be_embedded_fails_alone(gated: GatedEncoder, caplog: pytest.LogCaptureFixture) -> None:
     gated.gate.set()
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     bad = TEXTS | group("c", POISON, "fine")
     poisoned = Session("c", 0)
     scorer.submit(bad.items())
@@ -273,7 +274,7 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
             encoded = super().encode(texts)
             return Encoded(encoded.vectors[1:], encoded.tokens[1:], encoded.truncated_tokens[1:])
 
-    scorer = Scorer(ShortEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(ShortEncoder(), graph_cut_smi, max_rows=100)
     failed = scorer.collect(list(TEXTS), TEXTS, LONG)
     assert isinstance(failed, Failed)
     assert failed.error == "ValueError: the encoder gave 0 vectors of 1 texts"
@@ -290,7 +291,7 @@ def test_a_vector_that_is_no_number_is_an_error_of_its_session(value: float) -> 
             encoded.vectors[[text == "guess" for text in texts], 3] = value
             return encoded
 
-    scorer = Scorer(HoleEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(HoleEncoder(), graph_cut_smi, max_rows=100)
     failed = scorer.collect(list(TEXTS), TEXTS, LONG)
     assert failed == Failed([Session("b", 0)], "the encoder gave NaN or infinity", timed_out=False)
 
@@ -310,7 +311,7 @@ class AwayEncoder(NgramEncoder):
 
 def test_an_encoder_that_is_away_for_a_while_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
-    scorer = Scorer(AwayEncoder(5), "graph_cut", max_rows=100)
+    scorer = Scorer(AwayEncoder(5), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())
     scores = collected(scorer, TEXTS)
     assert_right(scores, TEXTS)
@@ -320,7 +321,7 @@ def test_an_encoder_that_is_away_for_a_while_costs_time(monkeypatch: pytest.Monk
 def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
     encoder = AwayEncoder(10**9)
-    scorer = Scorer(encoder, "graph_cut", max_rows=100)
+    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())
     failed = scorer.collect(list(TEXTS), {}, 0.1)
     assert failed == Failed(list(TEXTS), "nobody answers at embed.example", timed_out=True)
@@ -329,7 +330,7 @@ def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: py
 
 
 def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=100)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
     scorer.submit(group("first", "add", "add").items())  # in one batch
     assert gated.started.wait(60)
     scorer.submit(group("second", "add", "draw").items())  # while it is embedded
@@ -344,7 +345,7 @@ def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -
 
 
 def test_what_the_texts_are_is_counted() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     texts = group("a", "", " \n", "so \ud83d it is", "so ? it is", "\x00")
     scorer.submit(texts.items())
     scores = collected(scorer, texts)
@@ -354,7 +355,7 @@ def test_what_the_texts_are_is_counted() -> None:
 
 
 def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     scorer.accept(False)
     scorer.submit(group("validation", "one", "two").items())
     scorer.accept(True)
@@ -364,7 +365,7 @@ def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
 
 
 def test_groups_that_are_given_up_are_forgotten() -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())
     first = [s for s in TEXTS if s.uid == "a"]
     scorer.forget(first)
@@ -391,7 +392,7 @@ class Watcher:
 
 def test_an_observer_is_told_of_queue_and_encoder() -> None:
     watcher = Watcher()
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=100, observer=watcher)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100, observer=watcher)
     scorer.submit(TEXTS.items())
     collected(scorer, TEXTS)
     assert watcher.events[-1] == Events(
@@ -403,7 +404,7 @@ def test_an_observer_is_told_of_queue_and_encoder() -> None:
 
 
 def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(NgramEncoder(), "graph_cut", max_rows=10_000)
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=10_000)
     together = threading.Barrier(8)
 
     def work(worker: int) -> None:
@@ -420,7 +421,7 @@ def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> 
 
 def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
     clones = group("a", *["add both sides"] * 4)
-    scorer = Scorer(NoisyEncoder(), "graph_cut", max_rows=100)
+    scorer = Scorer(NoisyEncoder(), graph_cut_smi, max_rows=100)
     for item in clones.items():
         scorer.submit([item])
         scorer.collect([item[0], Session("none", 0)], {}, LONG)  # waits until it is embedded, in a batch of its own
@@ -428,7 +429,7 @@ def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
 
 
 def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, "graph_cut", max_rows=1000)
+    scorer = Scorer(gated, graph_cut_smi, max_rows=1000)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     backlog = {Session("validation", i): "long text " * 30_000 for i in range(3)}

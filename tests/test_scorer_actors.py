@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from processes import alive
 from trajectories import byte_tokenizer, trajectory
 
+from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
@@ -90,7 +91,7 @@ def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         on_failure = settings.pop("on_failure", "raise")
         config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
         embedding = EmbeddingConfig(encoder=encoder, model=str(gate))
-        pools.append(ScorerPool(config, embedding, "graph_cut", on_failure, trainer_pool))
+        pools.append(ScorerPool(config, embedding, graph_cut_smi, on_failure, trainer_pool))
         return Run(pools[-1], ScorerClient(name, len(pools[-1])), name, gate)
 
     yield start

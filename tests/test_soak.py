@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
 from verl_dra.scorer.messages import Scores, Session
 from verl_dra.scorer.scorer import Scorer
@@ -30,7 +31,7 @@ def encoders() -> dict[str, Encoder]:
 
 def scored(encoder: Encoder, groups: Sequence[Sequence[str]]) -> Scores:
     texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
-    scorer = Scorer(encoder, "graph_cut", max_rows=10**6)
+    scorer = Scorer(encoder, graph_cut_smi, max_rows=10**6)
     half = list(texts.items())[::2]
     scorer.submit(half)
     late = {s: t for s, t in texts.items() if s not in dict(half)}

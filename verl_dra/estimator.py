@@ -1,4 +1,4 @@
-"""The advantage estimator `dra`: rewards divided by 1 + SMI, then the base estimator."""
+"""The advantage estimator `dra`: rewards times their weights, 1 / (1 + SMI), then the base estimator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verl import DataProto
 from verl.trainer.ppo.core_algos import register_adv_est
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
-from verl_dra.algorithm import NegativeRewards, adjust_rewards, diversity_weights
+from verl_dra.algorithm import NegativeRewards, adjust_rewards
 from verl_dra.rows import Rows
 
 NAME = "dra"
@@ -28,6 +28,8 @@ class Step:
     rows: Rows
     smi: Tensor
     """[n] float32: SMI of each session's final output; 0 where it is not scored."""
+    weights: Tensor
+    """[n] float32 in (0, 1]: what each session's reward is multiplied by; 1 where it is not scored."""
     scored: Tensor
     """[n] bool: False where a group has no scores, and keeps its raw rewards."""
     base_estimator: str
@@ -38,11 +40,6 @@ class Step:
     """[n] rewards that the base estimator got."""
     advantage: Tensor | None = None
     """[n] advantage at the first token of the session's final output."""
-
-    @property
-    def weights(self) -> Tensor:
-        """[n] 1 / (1 + SMI)."""
-        return diversity_weights(self.smi)
 
 
 _current: ContextVar[Step | None] = ContextVar("dra_step", default=None)
@@ -88,7 +85,7 @@ def compute_dra_advantage(
     data = compute_advantage(
         DataProto.from_dict(
             tensors={
-                "token_level_rewards": _adjusted(step, token_level_rewards[real], mask, uids),
+                "token_level_rewards": _adjusted(step, token_level_rewards[real], mask),
                 "response_mask": mask,
             },
             non_tensors={"uid": uids},
@@ -113,15 +110,14 @@ def register() -> None:
     register_adv_est(NAME)(compute_dra_advantage)
 
 
-def _adjusted(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray) -> Tensor:
+def _adjusted(step: Step, tokens: Tensor, mask: Tensor) -> Tensor:
     """Adjusted token-level rewards [n, length] of the real sessions' final outputs, from theirs.
 
     Rewards scale token by token; what a policy for negative rewards adds goes to the last token.
     """
     step.raw = tokens.sum(dim=1)
     weights = step.weights.to(tokens.dtype)
-    group = torch.from_numpy(np.unique(uids.astype(str), return_inverse=True)[1].reshape(-1))
-    adjusted = adjust_rewards(step.raw, weights, group, negative=step.negative_rewards)
+    adjusted = adjust_rewards(step.raw, weights, step.rows.group, negative=step.negative_rewards)
     step.adjusted = torch.where(step.scored, adjusted, step.raw)
     tokens = tokens * weights[:, None]
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)

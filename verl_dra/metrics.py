@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from verl_dra.estimator import Step
-from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import StepScores
 
 _EQUAL = 1e-6
@@ -45,8 +42,8 @@ def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
         }
     metrics |= {
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
-        "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.names),
-        "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.names),
+        "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.group),
+        "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.group),
         "dra/missing_rows": float(scores.missing_rows),
         "dra/fallbacks": float(scores.fallbacks),
         "dra/unadjusted_groups": float(scores.unadjusted_groups),
@@ -63,11 +60,9 @@ def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
     return metrics
 
 
-def _equal_groups(rewards: Tensor, sessions: Sequence[Session]) -> float:
+def _equal_groups(rewards: Tensor, group: Tensor) -> float:
     """Share of groups whose rewards are all equal, which therefore teach nothing."""
-    uids, group = np.unique([s.uid for s in sessions], return_inverse=True)
-    position = torch.from_numpy(group.reshape(-1))
-    spread = torch.zeros(len(uids), dtype=rewards.dtype)
-    highest = spread.scatter_reduce(0, position, rewards, "amax", include_self=False)
-    lowest = spread.scatter_reduce(0, position, rewards, "amin", include_self=False)
+    spread = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype)
+    highest = spread.scatter_reduce(0, group, rewards, "amax", include_self=False)
+    lowest = spread.scatter_reduce(0, group, rewards, "amin", include_self=False)
     return (highest - lowest <= _EQUAL).float().mean().item()

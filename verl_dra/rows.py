@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from verl_dra.scorer.messages import Session
 
 
@@ -20,6 +24,11 @@ class Rows:
     """[n] positions in `final` of the sessions that are no padding."""
     names: list[Session]
     """[n] names of those."""
+
+    @property
+    def group(self) -> Tensor:
+        """[n] int64: a number for each of those sessions' uid."""
+        return torch.from_numpy(np.unique([name.uid for name in self.names], return_inverse=True)[1].reshape(-1))
 
     @classmethod
     def of(cls, keys: Sequence[str], padding: Sequence[bool]) -> Rows:

@@ -12,10 +12,11 @@ import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 from ray.util.placement_group import PlacementGroup
+from torch import Tensor
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.debug import marked_timer
 
-from verl_dra.algorithm import NegativeRewards
+from verl_dra.algorithm import NegativeRewards, darling_weights, diversity_weights, unlikeliness_weights
 from verl_dra.config import DRAConfig
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
@@ -64,7 +65,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
         def _start_scorers(self, trainer_pool: Sequence[PlacementGroup]) -> ScorerPool:
             dra = self._dra
-            scorers = ScorerPool(dra.scorer, dra.embedding, dra.smi, dra.on_failure, trainer_pool)
+            scorers = ScorerPool(dra.scorer, dra.embedding, dra.smi_function(), dra.on_failure, trainer_pool)
             say(f"diversity scorers: {scorers.describe()}")
             return scorers
 
@@ -95,10 +96,12 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._pending = None
             with marked_timer("dra_wait", self.timing_raw):
                 scores = self._scorers.wait(pending, self._fetch_from(batch, rows))
+            smi, scored = torch.from_numpy(scores.smi), torch.from_numpy(scores.scored)
             step = Step(
                 rows,
-                smi=torch.from_numpy(scores.smi),
-                scored=torch.from_numpy(scores.scored),
+                smi=smi,
+                weights=torch.where(scored, self._weights(batch, rows, smi), 1.0),
+                scored=scored,
                 base_estimator=cast(str, self._dra.base_estimator),
                 negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
             )
@@ -108,6 +111,14 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._counts.update({name: of_step[name] for name in COUNTS})
             metrics.update(of_step)
             return batch
+
+        def _weights(self, batch: Any, rows: Rows, smi: Tensor) -> Tensor:
+            """[n] weights of the sessions by `dra.weight`."""
+            if self._dra.weight == "darling":
+                return darling_weights(smi, rows.group)
+            if self._dra.weight == "unlikeliness":
+                return unlikeliness_weights(_mean_log_probs(batch, rows), rows.group)
+            return diversity_weights(smi)
 
         def _fetch_from(self, batch: Any, rows: Rows) -> FetchTexts:
             """The texts of sessions of `batch`, from TransferQueue."""
@@ -140,3 +151,14 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
     DRATrainer.__name__ = DRATrainer.__qualname__ = f"DRA{base.__name__}"
     return DRATrainer
+
+
+def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
+    """[n] float32: mean log-probability of the response tokens of each session's final output."""
+    data = tq.kv_batch_get(
+        keys=[batch.keys[rows.final[at]] for at in rows.real],
+        partition_id=batch.partition_id,
+        select_fields=["old_log_probs", "response_mask"],
+    )
+    pairs = zip(data["old_log_probs"].unbind(), data["response_mask"].unbind(), strict=True)
+    return torch.stack([log_probs[mask.bool()].float().mean() for log_probs, mask in pairs])

@@ -16,6 +16,7 @@ import ray
 import torch
 from timing import show
 
+from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoded
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
@@ -155,7 +156,7 @@ def _ray() -> Iterator[None]:
 @contextmanager
 def _pool(encoder: str, replicas: int) -> Iterator[tuple[ScorerPool, str]]:
     name = f"scorer_{uuid.uuid4().hex[:8]}"
-    pool = ScorerPool(ScorerConfig(name=name, num_replicas=replicas), EmbeddingConfig(encoder=encoder), "graph_cut")
+    pool = ScorerPool(ScorerConfig(name=name, num_replicas=replicas), EmbeddingConfig(encoder=encoder), graph_cut_smi)
     yield pool, name
     pool.close()
 

@@ -91,6 +91,19 @@ def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environm
     return Run([torch.load(path) for path in files], text)
 
 
+def recomputed_by_likelihood(step: dict[str, Any]) -> np.ndarray:
+    """float64 advantage of each row from its raw reward and the log-probabilities of its tokens."""
+    rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
+    group = np.array([key.rsplit("_", 2)[0] for key in step["keys"]])
+    log_probs = np.array(
+        [
+            np.mean(np.array(row)[np.array(mask) > 0])
+            for row, mask in zip(step["old_log_probs"], step["response_mask"], strict=True)
+        ]
+    )
+    return oracles.grpo(oracles.adjust(rewards, oracles.unlikeliness_weights(log_probs, group), group), group)
+
+
 def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool = True) -> np.ndarray:
     """float64 advantage of each row from its text and raw reward, by the paper's formula and plain loops."""
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
@@ -105,11 +118,14 @@ def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool =
 
 def assert_advantages(run: Run, toy_folder: Path, encoder: Any, dra: bool = True) -> None:
     for step in run.steps:
-        expected = recomputed(step, toy_folder, encoder, dra)
-        assert np.std(expected) > 0.1
-        for row, (advantages, mask) in enumerate(zip(step["advantages"], step["response_mask"], strict=True)):
-            if not step["padding"][row]:
-                np.testing.assert_allclose(advantages, expected[row] * np.array(mask), atol=1e-4)
+        assert_advantages_of(step, recomputed(step, toy_folder, encoder, dra))
+
+
+def assert_advantages_of(step: dict[str, Any], expected: np.ndarray) -> None:
+    assert np.std(expected) > 0.1
+    for row, (advantages, mask) in enumerate(zip(step["advantages"], step["response_mask"], strict=True)):
+        if not step["padding"][row]:
+            np.testing.assert_allclose(advantages, expected[row] * np.array(mask), atol=1e-4)
 
 
 def scorers(step: dict[str, Any]) -> list[str]:
@@ -127,6 +143,14 @@ def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, enc
     assert run.metric("dra/fallbacks") == [0, 0, 0]
     assert all(1 < paths <= N for paths in run.metric("dra/effective_paths"))
     assert "timing_s/dra_wait" in run.log
+
+
+def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_path: Path) -> None:
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "dra.weight=unlikeliness"])
+    assert len(run.steps) == 2
+    for step in run.steps:
+        assert_advantages_of(step, recomputed_by_likelihood(step))
+    assert all(0.75 < least < 1 for least in run.metric("dra/weight/min"))
 
 
 def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:

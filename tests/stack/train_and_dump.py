@@ -41,7 +41,7 @@ def watched(base: Any) -> Any:
             data = tq.kv_batch_get(
                 keys=batch.keys,
                 partition_id=batch.partition_id,
-                select_fields=["responses", "response_mask", "rm_scores", "advantages"],
+                select_fields=["responses", "response_mask", "rm_scores", "advantages", "old_log_probs"],
             )
             self.updates += 1
             torch.save(

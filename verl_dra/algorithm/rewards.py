@@ -25,7 +25,7 @@ def diversity_weights(smi: Tensor) -> Tensor:
         TypeError: `smi` is no floating-point tensor.
         ValueError: it is not one-dimensional, is empty, or has a NaN or infinite entry.
     """
-    _check_finite(smi, "smi")
+    check_finite(smi, "smi")
     return (1 + smi.clamp(min=0)).reciprocal_()
 
 
@@ -54,8 +54,8 @@ def adjust_rewards(rewards: Tensor, weights: Tensor, group: Tensor, negative: Ne
     """
     if negative not in get_args(NegativeRewards):
         raise ValueError(f"negative must be one of {', '.join(get_args(NegativeRewards))}, not {negative!r}")
-    _check_finite(rewards, "rewards", group)
-    _check_finite(weights, "weights", group)
+    check_finite(rewards, "rewards", group)
+    check_finite(weights, "weights", group)
     if rewards.shape != weights.shape:
         raise ValueError(f"rewards {list(rewards.shape)} and weights {list(weights.shape)} must be of one shape")
     group = check_group(group, len(rewards), "rewards")
@@ -74,7 +74,8 @@ def adjust_rewards(rewards: Tensor, weights: Tensor, group: Tensor, negative: Ne
     return rewards * weights
 
 
-def _check_finite(values: Tensor, name: str, group: Tensor | None = None) -> None:
+def check_finite(values: Tensor, name: str, group: Tensor | None = None) -> None:
+    """Raise a TypeError or ValueError that says what is wrong with `values`, unless they are [N] finite floats."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name} must be a floating-point torch tensor, not {kind}")

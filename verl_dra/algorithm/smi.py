@@ -11,6 +11,9 @@ from torch.nn.functional import embedding_bag
 from verl_dra.algorithm.groups import Groups, check_group
 from verl_dra.algorithm.vectors import check_embeddings, gram_matrices, inverse_norms
 
+SMIFunction = Callable[[Tensor, Tensor], Tensor]
+"""SMI [N] from embeddings [N, D] and group ids [N]."""
+
 # The sums of this share of the rows' number of groups are held at a time (or of 128 KiB), which bounds memory.
 _SUMS_SHARE = 0.045
 _SUMS_BYTES = 2**17
@@ -96,10 +99,3 @@ def log_det_smi(embeddings: Tensor, group: Tensor, ridge: float = 1e-3) -> Tenso
         values = torch.log((1 + ridge) * inverse.diagonal(dim1=1, dim2=2)).clamp_(min=0)
         smi[gram.rows[gram.real]] = values[gram.real].to(smi.dtype)
     return smi
-
-
-SMI_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "graph_cut": graph_cut_smi,
-    "log_det": log_det_smi,
-}
-"""The SMI functions by the name that the configuration gives them."""

@@ -10,8 +10,8 @@ from typing import cast, get_args
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_dra.algorithm import SMI_FUNCTIONS, NegativeRewards
-from verl_dra.config.schema import DRAConfig
+from verl_dra.algorithm import NegativeRewards
+from verl_dra.config.schema import WEIGHTS, DRAConfig
 
 ESTIMATOR = "dra"
 _ESTIMATOR_UNSET = "grpo"
@@ -112,8 +112,11 @@ def _one_of(key: str, value: str | None, dra_key: str, dra_value: str | None) ->
 
 
 def _check(config: DictConfig, dra: DRAConfig) -> None:
-    if dra.smi not in SMI_FUNCTIONS:
-        raise ValueError(f"dra.smi must be one of {', '.join(SMI_FUNCTIONS)}, not {dra.smi!r}")
+    dra.smi_function()
+    if dra.cluster_cosine != DRAConfig.cluster_cosine and dra.smi != "clusters":
+        raise ValueError(f"dra.cluster_cosine has no effect with dra.smi={dra.smi}; set dra.smi=clusters or remove it")
+    if dra.weight not in WEIGHTS:
+        raise ValueError(f"dra.weight must be one of {', '.join(WEIGHTS)}, not {dra.weight!r}")
     if dra.console not in ("quiet", "full"):
         raise ValueError(f"dra.console must be quiet or full, not {dra.console!r}")
     if dra.on_failure not in ("raise", "unadjusted"):

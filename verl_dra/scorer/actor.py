@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 from verl_dra.scorer.messages import Failed, Missing, Scores, Session
 from verl_dra.scorer.placement import ScorerConfig
@@ -24,7 +25,7 @@ class DiversityScorer:
     that waits for room.
     """
 
-    def __init__(self, embedding: EmbeddingConfig, smi: str, config: ScorerConfig) -> None:
+    def __init__(self, embedding: EmbeddingConfig, smi: SMIFunction, config: ScorerConfig) -> None:
         context = ray.get_runtime_context()
         self._encoder = build_encoder(replace(embedding, device=embedding.device or _device()))
         self._scorer = Scorer(

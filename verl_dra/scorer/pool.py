@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
+from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import remote_scorer
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
@@ -111,7 +112,7 @@ class ScorerPool:
     Args:
         config: placement and limits.
         embedding: the encoder that each loads.
-        smi: name of the SMI function.
+        smi: the SMI function.
         on_failure: `raise`, or `unadjusted` to leave groups without scores out (`dra.on_failure`).
         trainer_pool: for colocated placement, the placement groups of the trainer's workers.
 
@@ -123,7 +124,7 @@ class ScorerPool:
         self,
         config: ScorerConfig,
         embedding: EmbeddingConfig,
-        smi: str,
+        smi: SMIFunction,
         on_failure: str = "raise",
         trainer_pool: Sequence[PlacementGroup] = (),
     ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verl_dra.algorithm import SMI_FUNCTIONS, group_diversity
+from verl_dra.algorithm import SMIFunction, group_diversity
 from verl_dra.embedding import Encoded, Encoder, EncoderUnavailableError
 from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
@@ -78,7 +78,7 @@ class Scorer:
 
     Args:
         encoder: makes the vectors.
-        smi: name of the SMI function, `graph_cut` or `log_det`.
+        smi: the SMI function.
         max_rows: completions kept at most; the oldest are evicted and counted.
         max_queue_rows: texts that wait for the encoder at most.
         max_queue_bytes: their bytes; one text more is taken while there is room for any.
@@ -88,14 +88,14 @@ class Scorer:
     def __init__(
         self,
         encoder: Encoder,
-        smi: str,
+        smi: SMIFunction,
         max_rows: int,
         max_queue_rows: int = 2**16,
         max_queue_bytes: int = 2**30,
         observer: Observer | None = None,
     ) -> None:
         self._encoder = encoder
-        self._smi = SMI_FUNCTIONS[smi]
+        self._smi = smi
         self._max_rows = max_rows
         self._max_queue_rows = max_queue_rows
         self._max_queue_bytes = max_queue_bytes
