@@ -21,17 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: list[str]) -> int:
-    from verl_dra import simulate
+    from verl_dra import data, simulate
 
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
         "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
     )
-    simulate.add_arguments(
-        commands.add_parser("simulate", help="show diversity collapse, and DRA against it, on toy groups")
-    )
-    return simulate.run(parser.parse_args(arguments))
+    for name, command, text in (
+        ("simulate", simulate, "show diversity collapse, and DRA against it, on toy groups"),
+        ("prepare-data", data, "turn a published maths set into veRL's parquet files"),
+    ):
+        subparser = commands.add_parser(name, help=text, description=text)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    options = parser.parse_args(arguments)
+    status: int = options.run(options)
+    return status
 
 
 if __name__ == "__main__":
