@@ -29,13 +29,17 @@ def command(folder: Path, overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def environment() -> dict[str, str]:
+    """What the training's environment needs beside this process's own."""
+    return {"VERL_PLATFORM": "cpu", "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+
+
 def main() -> int:
     """The training's exit status."""
     sys.stdout.write("preparing data and starting model (once; about a minute)\n")
     sys.stdout.flush()
     folder = prepare()
-    environment = {**os.environ, "VERL_PLATFORM": "cpu", "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command(folder, sys.argv[1:]), env=environment, check=False).returncode
+    return subprocess.run(command(folder, sys.argv[1:]), env={**os.environ, **environment()}, check=False).returncode
 
 
 if __name__ == "__main__":

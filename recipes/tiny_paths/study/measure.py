@@ -1,0 +1,82 @@
+"""What a run's validation samples and metrics say of its policy."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_paths.study.train import DONE, VALIDATION
+from tiny_paths.task import STRATEGIES
+from verl_dra import effective_paths
+from verl_dra.embedding import EmbeddingConfig, Encoder
+
+K = 8
+_FIRST_STEPS = 5  # vLLM and torch warm up
+
+
+def measure(run: Path, encoder: Encoder) -> dict[str, Any]:
+    """What `done.json` says of a run, its measures by validation step, and the time of its training steps."""
+    points = {
+        int(path.stem): _validation([json.loads(line) for line in path.read_text().splitlines()], encoder)
+        for path in sorted((run / VALIDATION).glob("*.jsonl"), key=lambda path: int(path.stem))
+    }
+    return {**json.loads((run / DONE).read_text()), "validation": points, **_times(run / "metrics.jsonl")}
+
+
+def encoder_config() -> EmbeddingConfig:
+    """The encoder that all arms are measured with, whichever they train with."""
+    return EmbeddingConfig(device="cpu", dtype="float32")
+
+
+def _validation(samples: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, float]:
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in samples:
+        groups[sample["input"]].append(sample)
+    right = [[bool(s["acc"]) for s in group] for group in groups.values()]
+    paths = Counter(s["strategy"] for s in samples if s["acc"])
+    return {
+        "accuracy": statistics.mean(statistics.mean(group) for group in right),
+        f"pass@{K}": statistics.mean(_pass_at_k(len(group), sum(group)) for group in right),
+        "strategy_entropy": _entropy([paths[name] for name in STRATEGIES]),
+        "right_paths": statistics.mean(len({s["strategy"] for s in group if s["acc"]}) for group in groups.values()),
+        "effective_paths": _effective_paths(list(groups.values()), encoder),
+        **{f"share/{name}": paths[name] / max(sum(paths.values()), 1) for name in STRATEGIES},
+    }
+
+
+def _pass_at_k(n: int, right: int) -> float:
+    """1 - C(n - right, k) / C(n, k) (Chen et al. 2021)."""
+    return 1 - math.comb(n - right, K) / math.comb(n, K)
+
+
+def _entropy(counts: Sequence[int]) -> float:
+    """Of the paths of right answers, in nats; log 4 where all four are equally common."""
+    total = sum(counts)
+    return -sum(c / total * math.log(c / total) for c in counts if c) if total else 0.0
+
+
+def _effective_paths(groups: Sequence[Sequence[dict[str, Any]]], encoder: Encoder) -> float:
+    texts = [sample["output"] for group in groups for sample in group]
+    distinct = list(dict.fromkeys(texts))
+    vectors = encoder.encode(distinct).vectors
+    row = {text: i for i, text in enumerate(distinct)}
+    ids = torch.tensor([i for i, group in enumerate(groups) for _ in group])
+    return float(effective_paths(vectors[[row[text] for text in texts]], ids).mean())
+
+
+def _times(metrics: Path) -> dict[str, float]:
+    steps = [
+        line["data"]
+        for line in map(json.loads, metrics.read_text().splitlines())
+        if "timing_s/step" in line["data"] and line["step"] > _FIRST_STEPS
+    ]
+    step = statistics.median(data["timing_s/step"] for data in steps)
+    wait = statistics.median(data.get("timing_s/dra_wait", 0.0) for data in steps)
+    return {"step_seconds": step, "dra_wait_share": wait / step}
