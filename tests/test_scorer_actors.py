@@ -106,14 +106,14 @@ def run(start: Callable[..., Run]) -> Run:
 
 
 def completions(groups: int = 8, size: int = 3) -> Texts:
-    """Texts of shuffled groups, with clones; 8 groups or more have some on each of 3 replicas."""
+    """Texts of shuffled groups, with clones; 8 groups or more have some on each of 3 replicas. No scorer knows them."""
     rng = np.random.default_rng(0)
     step = uuid.uuid4().hex[:8]
     while groups >= 8 and len({replica_of(f"{step}_{g}", 3) for g in range(groups)}) < 3:
         step = uuid.uuid4().hex[:8]
     names = [Session(f"{step}_{g}", s) for g in range(groups) for s in range(size)]
     words = ["add both sides", "draw the graph", "guess and check", "use the lemma"]
-    return {names[i]: f"{rng.choice(words)} {rng.integers(3)}" for i in rng.permutation(len(names))}
+    return {names[i]: f"{rng.choice(words)} {rng.integers(3)} {step}" for i in rng.permutation(len(names))}
 
 
 def fetch_from(texts: Texts) -> Callable[[Sequence[Session]], Mapping[Session, str]]:

@@ -1,0 +1,94 @@
+"""A process that compares mathematical answers, so that a comparison that never ends can be ended.
+
+Run by its path: importing verl_dra would import torch. Requests and replies are JSON, each after its length (4 bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO
+
+MEMORY = 4 * 2**30
+"""Bytes that a check may take: a power tower fills whatever there is."""
+
+
+def main() -> None:
+    # The folder of this file, in which `import` would look first.
+    del sys.path[0]
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no reply
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    try:
+        import math_verify  # noqa: F401
+    except ImportError as error:
+        _write(replies, {"error": str(error)})
+        return
+    _write(replies, {})
+    while (request := _read(requests)) is not None:
+        # Not handled, so that it ends the process wherever that is; also one whose parent has died.
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+        try:
+            reply = _check(request["gold"], request["text"])
+        except Exception:  # whatever math-verify and sympy make of a strange text
+            reply = {"right": False, "gold_parsed": True, "answer": None, "failed": True}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(replies, reply)
+
+
+def _check(gold: str | None, text: str) -> dict[str, Any]:
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Basic, nsimplify
+
+    # math-verify's own timeouts are alarms that its code catches, between Python's instructions alone.
+    untimed: dict[str, Any] = {"parsing_timeout": None, "extraction_mode": "first_match"}
+    answer = parse(text, extraction_config=[_answer_config()], **untimed)
+    right, gold_parsed = False, True
+    if gold is not None:
+        golds: list[Any] = []
+        # A gold answer without marks of LaTeX, such as 42, is read as one.
+        for written in (gold, f"${gold}$"):
+            golds = golds or parse(written, extraction_config=[LatexExtractionConfig()], **untimed)
+        gold_parsed = bool(golds)
+        right = gold_parsed and bool(verify(golds, answer, timeout_seconds=None))
+    canonical = None
+    if answer:
+        first = answer[0]
+        if isinstance(first, Basic) and first.is_number:
+            first = nsimplify(first, rational=True)
+        canonical = str(first)
+    return {"right": right, "gold_parsed": gold_parsed, "answer": canonical}
+
+
+def _answer_config() -> Any:
+    """What the paper's code asks of an answer: LaTeX, a box first, nothing mended, nothing without an anchor."""
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig
+
+    return LatexExtractionConfig(
+        normalization_config=NormalizationConfig(
+            nits=False, malformed_operators=False, basic_latex=True, equations=True, boxed="all", units=True
+        ),
+        boxed_match_priority=0,
+        try_extract_without_anchor=False,
+    )
+
+
+def _read(stream: BinaryIO) -> Any:
+    """The next message, or None where the stream ends."""
+    head = stream.read(4)
+    return json.loads(stream.read(struct.unpack("!I", head)[0])) if len(head) == 4 else None
+
+
+def _write(stream: BinaryIO, message: Any) -> None:
+    content = json.dumps(message).encode()
+    stream.write(struct.pack("!I", len(content)) + content)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()
