@@ -13,6 +13,7 @@ from verl_dra.embedding import EmbeddingConfig, Encoded
 from verl_dra.embedding.ngram import NgramEncoder
 
 POISON = "poison"
+BREAK = "break"
 
 
 class GatedEncoder:
@@ -63,6 +64,35 @@ class OnceBrokenEncoder(NgramEncoder):
     def encode(self, texts: Sequence[str]) -> Encoded:
         if not self._works:
             raise RuntimeError("an illegal memory access was encountered")
+        return super().encode(texts)
+
+
+class BreaksMidwayEncoder(NgramEncoder):
+    """The process that loads it first breaks for good at `BREAK`; later ones work."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        mark = Path(config.model).with_suffix(".broken")
+        self._breaks, self._broken = not mark.exists(), False
+        mark.touch()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self._broken |= self._breaks and BREAK in texts
+        if self._broken:
+            raise RuntimeError("an illegal memory access was encountered")
+        return super().encode(texts)
+
+
+class ShortTroubleEncoder(NgramEncoder):
+    """Fails on every text but a plain word for the 2 seconds after `BREAK`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self._until = 0.0
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if BREAK in texts and not self._until:
+            self._until = time.monotonic() + 2
+        if time.monotonic() < self._until and list(texts) != ["a"]:
+            raise RuntimeError("the proxy gave a page of its own")
         return super().encode(texts)
 
 

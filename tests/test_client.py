@@ -102,16 +102,17 @@ def test_completions_beyond_the_limit_are_refused_and_counted_with_the_next_batc
     run(body)
 
 
+@pytest.mark.parametrize("error", [RayActorError(), ConnectionError()])
 def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
-    actor: FakeActor, caplog: pytest.LogCaptureFixture
+    actor: FakeActor, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async def body() -> None:
         client = ScorerClient("scorer", 1)
         submit(client, "one", "two")
         await turn()
-        actor.answers[0].set_exception(RayActorError())
+        actor.answers[0].set_exception(error)
         await turn()
-        assert "2 completions did not reach diversity scorer scorer_0 (RayActorError)" in caplog.text
+        assert f"2 completions did not reach diversity scorer scorer_0 ({type(error).__name__})" in caplog.text
         submit(client, "three")
         await turn()
         assert actor.calls[1] == (["three"], 0, 2)

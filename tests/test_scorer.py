@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -327,6 +329,124 @@ def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: py
     assert failed == Failed(list(TEXTS), "nobody answers at embed.example", timed_out=True)
     encoder.left = 0
     assert_right(collected(scorer, TEXTS), TEXTS)
+
+
+class RefusingEncoder(NgramEncoder):
+    """A server that answers 500 wherever a certain text is."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def encode(self, texts):
+        self.batches.append(list(texts))
+        if POISON in texts:
+            raise EncoderUnavailableError("answered 500: NaN is not JSON")
+        return super().encode(texts)
+
+
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
+    scorer = Scorer(RefusingEncoder(), graph_cut_smi, max_rows=100)
+    texts = [f"way {i}" for i in range(16)]
+    texts[place] = POISON
+    poisoned, others = group("bad", *texts), group("good", "x", "y")
+    scorer.submit((poisoned | others).items())
+    assert_right(collected(scorer, others), others)
+    bad = Session("bad", place)
+    assert scorer.collect(list(poisoned), {}, LONG) == Missing([bad])
+    failed = scorer.collect(list(poisoned), {bad: POISON}, 0.2)
+    assert isinstance(failed, Failed)
+    assert failed.sessions == [bad]
+    assert failed.error == "answered 500: NaN is not JSON"
+
+
+def test_what_nobody_waits_for_any_more_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
+    away = threading.Event()
+
+    class GatedAwayEncoder(GatedEncoder):
+        def encode(self, texts):
+            encoded = super().encode(texts)
+            if away.is_set():
+                raise EncoderUnavailableError("gone")
+            return encoded
+
+    encoder = GatedAwayEncoder()
+    away.set()
+    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
+    scorer.submit(TEXTS.items())
+    assert encoder.started.wait(60)
+    scorer.forget(list(TEXTS))  # while a request is under way
+    encoder.gate.set()
+    later = group("later", "p", "q")
+    scorer.submit(later.items())
+    assert isinstance(scorer.collect(list(later), {}, 0.2), Failed)
+    away.clear()
+    assert_right(collected(scorer, later), later)
+    assert not [batch for batch in encoder.batches[1:] if set(batch) & set(TEXTS.values())]
+
+
+def test_a_panic_of_native_code_is_a_text_that_cannot_be_embedded() -> None:
+    class Panic(BaseException):
+        """As pyo3's PanicException, which is no Exception."""
+
+    class PanickingEncoder(NgramEncoder):
+        def encode(self, texts):
+            if POISON in texts:
+                raise Panic("index out of bounds")
+            return super().encode(texts)
+
+    scorer = Scorer(PanickingEncoder(), graph_cut_smi, max_rows=100)
+    bad = TEXTS | group("c", POISON, "fine")
+    failed = scorer.collect(list(bad), bad, LONG)
+    assert failed == Failed([Session("c", 0)], "Panic: index out of bounds", timed_out=False)
+    assert_right(collected(scorer, TEXTS), TEXTS)
+
+
+def test_an_encoder_that_fails_on_a_plain_word_is_broken() -> None:
+    class StickyEncoder(NgramEncoder):
+        broken = False
+
+        def encode(self, texts):
+            self.broken |= POISON in texts
+            if self.broken:
+                raise RuntimeError("CUDA error")
+            return super().encode(texts)
+
+    scorer = Scorer(StickyEncoder(), graph_cut_smi, max_rows=100)
+    bad = group("c", POISON)
+    assert scorer.collect(list(bad), bad, LONG) == Failed(list(bad), "RuntimeError: CUDA error", False, broken=True)
+
+
+def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
+    code = """
+from verl_dra.algorithm import graph_cut_smi
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.messages import Session
+from verl_dra.scorer.scorer import Scorer
+class Observer:
+    def queued(self, *_): pass
+    def embedded(self, *_): raise OSError("metrics agent gone")
+scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=9, observer=Observer())
+scorer.submit([(Session("a", 0), "x"), (Session("a", 1), "y")])
+import time
+time.sleep(60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=50).returncode == 1
+
+
+def test_what_will_not_be_taken_does_not_wait_for_room(gated: GatedEncoder) -> None:
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100, max_queue_rows=1)
+    scorer.submit(group("a", "first").items())
+    assert gated.started.wait(60)
+    scorer.submit(group("b", "second").items())  # the queue is full
+    scorer.accept(False)
+    scorer.submit(group("validation", "x", "y").items())
+    scorer.accept(True)
+    gated.gate.set()
+    scores = collected(scorer, group("a", "first") | group("b", "second"))
+    assert (scores.events.skipped, scores.events.submitted) == (2, 4)
 
 
 def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -> None:

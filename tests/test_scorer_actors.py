@@ -17,7 +17,7 @@ import numpy as np
 import oracles
 import pytest
 import ray
-from fake_encoders import POISON
+from fake_encoders import BREAK, POISON
 from omegaconf import OmegaConf
 from processes import alive
 from trajectories import byte_tokenizer, trajectory
@@ -295,6 +295,36 @@ def test_an_encoder_that_broke_is_loaded_again(start: Callable[..., Run]) -> Non
     scores = run.scores(texts)
     assert_right(scores, texts)
     assert scores.fallbacks >= 2
+
+
+@pytest.mark.parametrize("encoder", ["BreaksMidwayEncoder", "ShortTroubleEncoder"])
+def test_an_encoder_that_breaks_in_mid_step_costs_time(start: Callable[..., Run], encoder: str) -> None:
+    run = start(f"fake_encoders:{encoder}")
+    texts = completions(groups=4)
+    there = dict(list(texts.items())[:3])
+    run.submit(there)
+    nobody = Session("none", 0)
+    assert ray.get(run.pool.handles[0].collect.remote([*there, nobody], {}, 60)) == Missing([nobody])
+    texts[list(texts)[4]] = BREAK
+    run.submit(texts)
+    scores = run.scores(texts)
+    assert_right(scores, texts)
+    assert scores.scored.all()
+
+
+def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_started_again(
+    start: Callable[..., Run],
+) -> None:
+    run = start(num_replicas=3, deadline_s=2, on_failure="unadjusted")
+    pids = ray.get([handle.ready.remote() for handle in run.pool.handles])
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    before = time.monotonic()
+    scores = run.scores(completions())
+    assert time.monotonic() - before < 12
+    assert scores.unadjusted_groups == 8
+    eventually(lambda: not any(map(alive, pids)))
+    eventually(lambda: run.scores(completions()).scored.all())
 
 
 def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., Run]) -> None:

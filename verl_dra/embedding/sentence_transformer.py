@@ -40,7 +40,7 @@ class SentenceTransformerEncoder:
             )
         self._tokenizer.truncation_side = "left" if config.long_text == "tail" else "right"
         self._all_windows = config.long_text == "chunk"
-        self._batch_tokens = config.batch_tokens
+        self._most_tokens = self._batch_tokens = config.batch_tokens
         self._special_tokens = self._tokenizer.num_special_tokens_to_add(pair=False)
         if self._model.max_seq_length is None or self._model.max_seq_length <= self._special_tokens:
             raise ValueError(
@@ -58,6 +58,8 @@ class SentenceTransformerEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Encoded:
+        # What a neighbour on the GPU took for a while must not make all later batches small.
+        self._batch_tokens = min(2 * self._batch_tokens, self._most_tokens)
         windows, of_text = self._windows(list(texts))
         lengths = torch.tensor([len(window) - self._special_tokens for window in windows])
         tokens = torch.zeros(len(texts), dtype=torch.long).index_add_(0, of_text, lengths)

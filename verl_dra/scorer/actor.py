@@ -25,7 +25,9 @@ class DiversityScorer:
     that waits for room.
     """
 
-    def __init__(self, embedding: EmbeddingConfig, smi: SMIFunction, config: ScorerConfig) -> None:
+    def __init__(
+        self, embedding: EmbeddingConfig, smi: SMIFunction, config: ScorerConfig, recreated: bool = False
+    ) -> None:
         context = ray.get_runtime_context()
         self._encoder = build_encoder(replace(embedding, device=embedding.device or _device()))
         self._scorer = Scorer(
@@ -34,7 +36,7 @@ class DiversityScorer:
             config.max_rows,
             config.max_queue_rows,
             config.max_queue_bytes,
-            Telemetry(str(context.get_actor_name()), bool(context.was_current_actor_reconstructed)),
+            Telemetry(str(context.get_actor_name()), recreated or bool(context.was_current_actor_reconstructed)),
         )
 
     @ray.method(concurrency_group="submit")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import replica_name, replica_of
@@ -71,8 +70,7 @@ class ScorerClient:
                 if line.handle is None:
                     line.handle = ray.get_actor(self._names[i])
                 await line.handle.submit.remote(batch, refused, unsent)
-            except (RayError, ValueError) as error:
-                # ValueError: no actor of that name. Either way it is looked up anew next time.
+            except Exception as error:  # mostly a RayError, or the ValueError of a name that no actor has
                 line.handle = None
                 line.unsent += len(batch)
                 logger.warning(

@@ -66,6 +66,8 @@ class Failed:
     error: str
     timed_out: bool
     """Whether it was still trying; else the encoder raised an error on each of the texts alone."""
+    broken: bool = False
+    """Whether the encoder fails on a plain word as well, or does not come back from a call."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 PLACEMENTS = ("cpu", "dedicated", "colocated")
+_LONGEST_S = 10**7
 
 
 @dataclass
@@ -51,8 +52,10 @@ class ScorerConfig:
             if value is not None and value < 1:
                 raise ValueError(f"dra.scorer.{name} must be at least 1, not {value}")
         for name in ("placement_timeout_s", "deadline_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"dra.scorer.{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= _LONGEST_S:
+                raise ValueError(
+                    f"dra.scorer.{name} must be above 0 and at most {_LONGEST_S:,} s, not {getattr(self, name)}"
+                )
         if self.num_cpus < 0:
             raise ValueError(f"dra.scorer.num_cpus must not be negative, not {self.num_cpus}")
 

@@ -28,6 +28,8 @@ _GRACE_S = 2.0
 _SALVAGE_S = 10.0
 _ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
+# Before the second try of what the encoder can't embed; four times as long before the third.
+_PAUSE_S = 1.0
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
 
@@ -95,6 +97,10 @@ class _Part:
     """Those fetched so far."""
     error: str = "it gives no answer"
     encoder_failures: int = 0
+    lost: bool = False
+    """Whether the scorer was not there when it was asked last."""
+    hung: bool = False
+    """Whether it is there and does not come back from what it does."""
 
 
 @dataclass
@@ -189,7 +195,8 @@ class ScorerPool:
             if now >= deadline + _GRACE_S:
                 for part in pending.parts:
                     part.error += f", and dra.scorer.deadline_s={self._config.deadline_s:g} s have passed"
-                    self._give_up(part, pending.step)
+                    part.hung = part.reply is not None and not part.lost
+                self._give_up(pending.parts, pending.step)
                 break
             asked = all(part.reply is not None for part in pending.parts)
             self._answer(pending, fetch_texts, deadline, deadline + _GRACE_S - now if asked else _ASK_AGAIN_S)
@@ -232,6 +239,7 @@ class ScorerPool:
             self._bring_back(part, error)
             step.fallbacks += 1
             return False
+        part.lost = False
         if isinstance(answer, Scores):
             step.add(part.rows, answer)
             return True
@@ -241,10 +249,14 @@ class ScorerPool:
             step.missing_rows += len(fetched.keys() - part.texts.keys())
             part.texts.update(fetched)
         elif self._is_hopeless(part, answer, deadline):
-            self._give_up(part, step)
+            part.hung = answer.timed_out and answer.broken
+            self._give_up([part], step)
             return True
         else:
             step.fallbacks += 1
+            if not answer.timed_out:
+                part.reply, part.ask_at = None, time.monotonic() + _PAUSE_S * 4 ** (part.encoder_failures - 1)
+                return False
         self._ask(part, deadline - time.monotonic())
         return False
 
@@ -254,13 +266,14 @@ class ScorerPool:
         The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
         """
         part.error = f"it was lost ({type(error).__name__})"
+        part.lost = True
         part.reply, part.ask_at = None, time.monotonic()
         if isinstance(error, ActorDiedError):
             logger.warning("diversity scorer %d died; it is started again", part.replica)
             # An actor whose constructor failed keeps its name until it is killed (Ray 2.60).
             ray.kill(self._replicas[part.replica])
             try:
-                self._replicas[part.replica] = self._create(part.replica)
+                self._replicas[part.replica] = self._create(part.replica, recreated=True)
                 return
             except ValueError as taken:
                 logger.info("%s", taken)
@@ -277,35 +290,46 @@ class ScorerPool:
         part.encoder_failures += 1
         if part.encoder_failures >= _ENCODER_TRIES:
             return True
-        if len(answer.sessions) == len(part.sessions):
-            # An encoder that fails on everything may be broken for good, as after a CUDA error.
-            logger.warning("the encoder of diversity scorer %d fails; it is started again", part.replica)
-            ray.kill(self._replicas[part.replica], no_restart=False)
+        if answer.broken:
+            self._restart(part, "its encoder fails on everything")
         return False
 
-    def _give_up(self, part: _Part, step: StepScores) -> None:
+    def _restart(self, part: _Part, why: str) -> None:
+        logger.warning("diversity scorer %d is started again: %s", part.replica, why)
+        ray.kill(self._replicas[part.replica], no_restart=False)
+
+    def _give_up(self, parts: Sequence[_Part], step: StepScores) -> None:
         """Go on without what can't be scored, or raise."""
-        message = f"diversity scorer {part.replica} gave no scores of {len(part.sessions)} completions: {part.error}"
-        if self._on_failure == "raise":
-            raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with their raw rewards")
-        logger.warning("%s; their groups keep their raw rewards, but for those that are there", message)
-        scorer = self._replicas[part.replica]
-        uids = np.array([session.uid for session in part.sessions])
-        groups = [np.flatnonzero(uids == uid) for uid in dict.fromkeys(uids.tolist())]
-        replies = [scorer.collect.remote([part.sessions[row] for row in group], {}, 0) for group in groups]
-        ready = set(ray.wait(replies, num_returns=len(replies), timeout=_SALVAGE_S)[0])
-        for group, reply in zip(groups, replies, strict=True):
+        for part in parts:
+            message = (
+                f"diversity scorer {part.replica} gave no scores of {len(part.sessions)} completions: {part.error}"
+            )
+            if self._on_failure == "raise":
+                raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with their raw rewards")
+            logger.warning("%s; their groups keep their raw rewards, but for those that are there", message)
+        asked = [
+            (part, rows, self._replicas[part.replica].collect.remote([part.sessions[row] for row in rows], {}, 0))
+            for part in parts
+            for rows in _by_group(part.sessions)
+            if not (part.lost or part.hung)
+        ]
+        replies = [reply for _, _, reply in asked]
+        ready = set(ray.wait(replies, num_returns=len(replies), timeout=_SALVAGE_S)[0]) if replies else set()
+        for part, rows, reply in asked:
             try:
                 answer = ray.get(reply) if reply in ready else None
             except RayError:
                 answer = None
             if isinstance(answer, Scores):
-                step.add(part.rows[group], answer)
-            else:
-                step.unadjusted_groups += 1
-                scorer.forget.remote([part.sessions[row] for row in group])
+                step.add(part.rows[rows], answer)
+        for part in parts:
+            lost = [rows for rows in _by_group(part.sessions) if not step.scored[part.rows[rows]].all()]
+            step.unadjusted_groups += len(lost)
+            self._replicas[part.replica].forget.remote([part.sessions[row] for rows in lost for row in rows])
+            if part.hung:
+                self._restart(part, "it does not come back from what it does")
 
-    def _create(self, i: int) -> Any:
+    def _create(self, i: int, recreated: bool = False) -> Any:
         # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
         return (
             remote_scorer()
@@ -315,7 +339,7 @@ class ScorerPool:
                 max_task_retries=-1,
                 **self._options[i],
             )
-            .remote(self._embedding, self._smi, self._config)
+            .remote(self._embedding, self._smi, self._config, recreated)
         )
 
     def _wait_until_ready(self) -> None:
@@ -335,3 +359,9 @@ class ScorerPool:
             ray.get(ready)
         except RayActorError as error:
             raise RuntimeError(f"a diversity scorer could not start: {error}") from error
+
+
+def _by_group(sessions: Sequence[Session]) -> list[np.ndarray]:
+    """Positions of the sessions of each group."""
+    uids = np.array([session.uid for session in sessions])
+    return [np.flatnonzero(uids == uid) for uid in dict.fromkeys(uids.tolist())]

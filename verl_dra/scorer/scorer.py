@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +31,10 @@ _CACHED_TEXTS = 2**14
 _REMEMBERED_SESSIONS = 2**14
 _TRIM_AFTER_BYTES = 2**26
 _PAUSE_S = (0.5, 15.0)
+_TRIES_ALONE = 3
+_PROBES = 64
+# A call of the encoder that lasts longer than this at a deadline will not end.
+_HUNG_S = 300.0
 _NOT_FINITE = "the encoder gave NaN or infinity"
 
 
@@ -58,6 +65,14 @@ class _Job:
     text: str
     size: int
     sessions: set[Session] = field(default_factory=set)
+    company: int = 2**31
+    """Texts of a batch that it may be in."""
+    probes: int = 0
+    """Times that it was tried alone while the encoder was away."""
+    first_away: int | None = None
+    """What the encoder had done when it was away for this text first."""
+    tries_alone: int = 0
+    """Times that it was away for this text alone, though it did others meanwhile."""
 
 
 @dataclass
@@ -111,11 +126,15 @@ class Scorer:
         self._told = Events()
         self._trouble = ""
         self._pause = _PAUSE_S[0]
+        self._away = False
+        self._broken = False
+        self._done = 0
+        self._call_began: float | None = None
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._results = threading.Condition(self._lock)
-        threading.Thread(target=self._embed_for_ever, daemon=True, name="dra-embed").start()
+        threading.Thread(target=self._embed_or_end, daemon=True, name="dra-embed").start()
 
     def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
         """Take finished completions, waiting while the queue is full: who has not been answered holds back the next.
@@ -130,7 +149,7 @@ class Scorer:
         with self._lock:
             self._events += Events(refused=refused, unsent=unsent)
             for session, text in completions:
-                self._room.wait_for(self._has_room)
+                self._room.wait_for(partial(self._has_room_for, session))
                 self._events += Events(submitted=1)
                 if not self._accepting:
                     self._events += Events(skipped=1)
@@ -165,7 +184,8 @@ class Scorer:
                     self._queue.move_to_end(row.digest, last=False)
             self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
             if waiting := [s for s in sessions if self._is_waiting(s)]:
-                return Failed(waiting, self._trouble or f"{len(waiting)} texts are not embedded yet", timed_out=True)
+                error = self._trouble or f"{len(waiting)} texts are not embedded yet"
+                return Failed(waiting, error, timed_out=True, broken=self._is_hung())
             rows = [self._rows.get(s) for s in sessions]
             errors = {s: r.result for s, r in zip(sessions, rows, strict=True) if r and isinstance(r.result, str)}
             if missing := [
@@ -173,7 +193,7 @@ class Scorer:
             ]:
                 return Missing(missing)
             if errors:
-                return Failed(list(errors), next(iter(errors.values())), timed_out=False)
+                return Failed(list(errors), next(iter(errors.values())), timed_out=False, broken=self._broken)
             scored = [row for row in rows if row is not None]
         scores = self._score(sessions, scored)
         self.forget(sessions)
@@ -183,6 +203,7 @@ class Scorer:
         """Whether completions that are submitted from now on are taken or skipped."""
         with self._lock:
             self._accepting = accepting
+            self._room.notify_all()
 
     def forget(self, sessions: Iterable[Session]) -> None:
         """Drop sessions whose groups are done with; what comes of them later is late."""
@@ -191,6 +212,7 @@ class Scorer:
                 self._drop(session)
                 self._scored[session] = None
             _shrink(self._scored, _REMEMBERED_SESSIONS)
+            self._room.notify_all()
             self._observe()
 
     def _score(self, sessions: Sequence[Session], rows: Sequence[_Row]) -> Scores:
@@ -215,8 +237,15 @@ class Scorer:
             events=events,
         )
 
-    def _has_room(self) -> bool:
+    def _has_room_for(self, session: Session) -> bool:
+        """Whether a completion need not wait: there is room, or it will not be taken."""
+        if not self._accepting or session in self._scored:
+            return True
         return len(self._queue) < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
+
+    def _is_hung(self) -> bool:
+        began = self._call_began
+        return began is not None and time.monotonic() - began > _HUNG_S
 
     def _is_waiting(self, session: Session) -> bool:
         row = self._rows.get(session)
@@ -256,13 +285,21 @@ class Scorer:
     def _drop(self, session: Session) -> None:
         """Forget a session, and its text where that waits for nobody else."""
         row = self._rows.pop(session, None)
-        job = self._queue.get(row.digest) if row else None
+        job = (self._queue.get(row.digest) or self._running.get(row.digest)) if row else None
         if job is not None:
             job.sessions.discard(session)
-            if not job.sessions:
+            if not job.sessions and job.digest in self._queue:
                 del self._queue[job.digest]
                 self._queue_bytes -= job.size
                 self._room.notify_all()
+
+    def _embed_or_end(self) -> None:
+        """Embed for ever; a scorer that can't is of no use, and Ray starts the process that it has for itself again."""
+        try:
+            self._embed_for_ever()
+        except BaseException:
+            logger.critical("the thread that embeds ended", exc_info=True)
+            os._exit(1)
 
     def _embed_for_ever(self) -> None:
         done = 0
@@ -280,10 +317,22 @@ class Scorer:
             done += sum(job.size for job in jobs)
 
     def _next_jobs(self) -> list[_Job]:
+        if self._away:
+            # One text shows whether the encoder is back: not always the same, which may be what it can't do.
+            probe = min(islice(self._queue.values(), _PROBES), key=lambda job: job.probes)
+            probe.probes += 1
+            del self._queue[probe.digest]
+            self._queue_bytes -= probe.size
+            return [probe]
         jobs: list[_Job] = []
         size = 0
+        company = 2**31
         while self._queue and size < _BYTES_AT_A_TIME:
-            _, job = self._queue.popitem(last=False)
+            job = next(iter(self._queue.values()))
+            company = min(company, job.company)
+            if jobs and len(jobs) >= company:
+                break
+            del self._queue[job.digest]
             self._queue_bytes -= job.size
             jobs.append(job)
             size += job.size
@@ -293,21 +342,22 @@ class Scorer:
         """Embed a batch; one that fails by halves, so that a text that can't be embedded is alone with its error."""
         start = time.perf_counter()
         try:
-            encoded = self._encoder.encode([job.text for job in jobs])
+            encoded = self._encode([job.text for job in jobs])
             results = _results(encoded)
-            if len(results) != len(jobs):
-                raise ValueError(f"the encoder gave {len(results)} vectors of {len(jobs)} texts")
         except EncoderUnavailableError as error:
             self._wait_for_encoder(jobs, error)
             return
-        except Exception as error:
+        except BaseException as error:  # a panic of the tokenizers' Rust is no Exception
             if len(jobs) == 1:
                 logger.exception("a text of %d bytes can't be embedded", jobs[0].size)
+                self._broken = not self._can_embed_a_word()
                 self._finish(jobs, [f"{type(error).__name__}: {error}"], Events())
                 return
         else:
             tokens = int(encoded.tokens.sum())
             self._pause = _PAUSE_S[0]
+            self._away = self._broken = False
+            self._done += len(jobs)
             self._finish(jobs, results, Events(embedded=len(jobs), tokens=tokens, halved=encoded.halved))
             if self._observer is not None:
                 self._observer.embedded(len(jobs), time.perf_counter() - start)
@@ -316,8 +366,40 @@ class Scorer:
         self._embed(jobs[:middle])
         self._embed(jobs[middle:])
 
+    def _encode(self, texts: list[str]) -> Encoded:
+        self._call_began = time.monotonic()
+        try:
+            encoded = self._encoder.encode(texts)
+        finally:
+            self._call_began = None
+        if len(encoded.vectors) != len(texts):
+            raise ValueError(f"the encoder gave {len(encoded.vectors)} vectors of {len(texts)} texts")
+        return encoded
+
+    def _can_embed_a_word(self) -> bool:
+        """Whether a text or the encoder is at fault, which after a CUDA error fails on everything."""
+        try:
+            return bool(self._encode(["a"]).vectors.isfinite().all())
+        except BaseException:
+            return False
+
     def _wait_for_encoder(self, jobs: Sequence[_Job], error: EncoderUnavailableError) -> None:
-        """Put the texts back in their place and let some time pass."""
+        """Put the texts back in their place and let some time pass.
+
+        A server may be away for one text alone, and then for every batch that holds it. A batch that fails right after
+        another was done comes back in smaller ones; a text that fails alone while others are done is at fault.
+        """
+        for job in jobs:
+            job.first_away = self._done if job.first_away is None else job.first_away
+            if not self._away:
+                job.company = max(len(jobs) // 2, 1)
+        if len(jobs) == 1 and self._done > (jobs[0].first_away or 0):
+            jobs[0].tries_alone += 1
+            if jobs[0].tries_alone >= _TRIES_ALONE:
+                logger.warning("a text of %d bytes can't be embedded: %s", jobs[0].size, error)
+                self._finish(jobs, [str(error)], Events(unavailable=1))
+                return
+        self._away = True
         logger.warning("%s; trying again in %g s", error, self._pause)
         with self._lock:
             self._trouble = str(error)
