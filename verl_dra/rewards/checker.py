@@ -42,7 +42,7 @@ class Verdict:
     """Whether the check took too long, or more memory than it may, and was ended."""
 
 
-def check(gold: str | None, text: str, timeout_s: float = 5.0) -> Verdict:
+def check(gold: str | None, text: str, timeout_s: float = 5.0, lenient: bool = False) -> Verdict:
     r"""Compare the final answer of `text` with `gold` by math-verify, as the paper's code does: boxed answers first.
 
     Can be called from any thread. At most four checks run at a time, each in a process of its own, which is ended where
@@ -53,11 +53,12 @@ def check(gold: str | None, text: str, timeout_s: float = 5.0) -> Verdict:
         gold: the right answer, as LaTeX (`$\frac12$`, `\boxed{...}`) or bare; None to find the answer of `text` alone.
         text: a completion.
         timeout_s: seconds.
+        lenient: whether plain numbers count as answers and malformed LaTeX is mended, as in evaluations.
 
     Raises:
         CheckerError: no worker can be started, as without math-verify.
     """
-    return _pool.check({"gold": gold, "text": text, "timeout_s": timeout_s})
+    return _pool.check({"gold": gold, "text": text, "timeout_s": timeout_s, "lenient": lenient})
 
 
 class _EndedError(Exception):

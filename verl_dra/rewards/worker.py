@@ -33,26 +33,30 @@ def main() -> None:
         # Not handled, so that it ends the process wherever that is; also one whose parent has died.
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         try:
-            reply = _check(request["gold"], request["text"])
+            reply = _check(request["gold"], request["text"], request["lenient"])
         except Exception:  # whatever math-verify and sympy make of a strange text
             reply = {"right": False, "gold_parsed": True, "answer": None, "failed": True}
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(replies, reply)
 
 
-def _check(gold: str | None, text: str) -> dict[str, Any]:
-    from math_verify import LatexExtractionConfig, parse, verify
+def _check(gold: str | None, text: str, lenient: bool) -> dict[str, Any]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from sympy import Basic, nsimplify
 
     # math-verify's own timeouts are alarms that its code catches, between Python's instructions alone.
     untimed: dict[str, Any] = {"parsing_timeout": None, "extraction_mode": "first_match"}
-    answer = parse(text, extraction_config=[_answer_config()], **untimed)
+    boxed_first = LatexExtractionConfig(boxed_match_priority=0)
+    taken = [boxed_first, ExprExtractionConfig()] if lenient else [_answer_config()]
+    answer = parse(text, extraction_config=taken, **untimed)
     right, gold_parsed = False, True
     if gold is not None:
         golds: list[Any] = []
         # A gold answer without marks of LaTeX, such as 42, is read as one.
         for written in (gold, f"${gold}$"):
-            golds = golds or parse(written, extraction_config=[LatexExtractionConfig()], **untimed)
+            golds = golds or parse(
+                written, extraction_config=[boxed_first if lenient else LatexExtractionConfig()], **untimed
+            )
         gold_parsed = bool(golds)
         right = gold_parsed and bool(verify(golds, answer, timeout_seconds=None))
     canonical = None

@@ -1,0 +1,201 @@
+"""The command `verl-dra evaluate`: its options, and what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from dataclasses import fields
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
+from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load
+from verl_dra.evaluate.estimators import EvaluationError
+from verl_dra.evaluate.generate import Sampling, generate
+from verl_dra.evaluate.generations import GenerationsFile, Sample, read
+from verl_dra.evaluate.measure import judge, measure
+from verl_dra.tables import table
+
+_PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
+_SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the options of `verl-dra evaluate`."""
+    defaults = {field.name: field.default for field in fields(Sampling)}
+    what = parser.add_argument_group("what is evaluated: a model, or samples that are there")
+    what.add_argument("--model", help="folder or hub name")
+    what.add_argument("--benchmark", nargs="+", choices=tuple(BENCHMARKS), help="problems for --model")
+    what.add_argument("--data", type=Path, metavar="FILE", help="the one --benchmark's file, in its published layout")
+    what.add_argument(
+        "--generations",
+        type=Path,
+        metavar="FILE",
+        help="with --model: where samples are kept, and gone on with (default: generations.jsonl beside --out); "
+        "without: samples to evaluate, of an earlier run or as veRL dumps them (trainer.validation_data_dir)",
+    )
+    sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
+    sampling.add_argument("--samples", type=int, default=defaults["samples"], help="of each problem (%(default)s)")
+    sampling.add_argument("--temperature", type=float, default=defaults["temperature"], help="(%(default)s)")
+    sampling.add_argument("--top-p", type=float, default=defaults["top_p"], help="(%(default)s)")
+    sampling.add_argument("--max-tokens", type=int, default=defaults["max_tokens"], help="new tokens (%(default)s)")
+    sampling.add_argument("--seed", type=int, default=0, help="of samples, subsets and intervals (%(default)s)")
+    sampling.add_argument("--prompt", default=defaults["prompt"], help="with {problem} in it (default: the paper's)")
+    sampling.add_argument(
+        "--engine",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='arguments of vLLM\'s engine, such as \'{"tensor_parallel_size": 2, "max_model_len": 36864}\'',
+    )
+    scores = parser.add_argument_group("measures")
+    scores.add_argument("--k", type=int, nargs="+", default=[1, 8], help="of pass@k and maj@k (default: 1 8)")
+    scores.add_argument("--bootstrap", type=int, default=10000, help="samples of the intervals (%(default)s)")
+    scores.add_argument("--recheck", action="store_true", help="check samples that say whether they are right, too")
+    scores.add_argument(
+        "--encoder", default=EmbeddingConfig.encoder, help="as dra.embedding.encoder, or none (%(default)s)"
+    )
+    scores.add_argument("--embedding-model", default=EmbeddingConfig.model, help="as dra.embedding.model (%(default)s)")
+    scores.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the report (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate. 0: done; 1: something can't be read, loaded or evaluated; 2: impossible options."""
+    try:
+        _check(options)
+    except EvaluationError as error:
+        sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
+        return 2
+    try:
+        return _evaluate(options)
+    except ImportError as error:
+        sys.stderr.write(f"verl-dra evaluate: error: {error}; pip install 'verl_dra[train,math]' and vllm\n")
+    except (EvaluationError, ValueError, OSError) as error:
+        sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
+    return 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not options.model and not options.generations:
+        raise EvaluationError("give --model and --benchmark, or --generations with samples that are there")
+    if bool(options.model) != bool(options.benchmark):
+        raise EvaluationError("--model and --benchmark go together")
+    if options.data and len(options.benchmark or ()) != 1:
+        raise EvaluationError("--data is the file of one --benchmark")
+    if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1:
+        raise EvaluationError("--k, --bootstrap and --samples must be at least 1")
+    if options.model and max(options.k) > options.samples:
+        raise EvaluationError(f"--k {max(options.k)} needs as many --samples, not {options.samples}")
+    if "{problem}" not in options.prompt:
+        raise EvaluationError("--prompt must have {problem} in it")
+    if not isinstance(options.engine, dict):
+        raise EvaluationError("--engine must be a JSON object")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # All that can be wrong is found out before samples are made.
+    problems = {name: load(name, options.data) for name in options.benchmark or ()}
+    encoder = _encoder(options)
+    samples = _samples(options, problems)
+    by_benchmark: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_benchmark[sample.benchmark].append(sample)
+    from verl_dra.rewards import check
+
+    results = {
+        name: measure(
+            judge(of, partial(check, lenient=True), options.recheck),
+            options.k,
+            encoder,
+            options.bootstrap,
+            options.seed,
+        )
+        for name, of in by_benchmark.items()
+    }
+    report = {
+        "settings": {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"},
+        "encoder": None if encoder is None else str(encoder),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "benchmarks": results,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    part = options.out.with_name(f".{options.out.name}.part")
+    part.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    part.replace(options.out)
+    sys.stdout.write(_table(results, encoder))
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _encoder(options: argparse.Namespace) -> Encoder | None:
+    if options.encoder == "none":
+        return None
+    config = EmbeddingConfig(encoder=options.encoder)
+    if options.encoder != "ngram":
+        config.model = options.embedding_model
+    return build_encoder(config)
+
+
+def _samples(options: argparse.Namespace, problems: dict[str, list[Problem]]) -> list[Sample]:
+    if not options.model:
+        samples = read(options.generations)
+        if unjudged := sum(sample.right is None and not sample.gold for sample in samples):
+            raise EvaluationError(f"{options.generations}: {unjudged} samples have no right answer to check against")
+        return samples
+    sampling = Sampling(
+        model=options.model,
+        samples=options.samples,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_tokens=options.max_tokens,
+        prompt=options.prompt,
+        seed=options.seed,
+    )
+    file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
+    generate(problems, sampling, file, options.engine)
+    return [s for s in file.samples if s.benchmark in problems and s.sample < sampling.samples]
+
+
+def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
+    names = [
+        name
+        for name in next(iter(results.values()))["mean"]
+        if name.startswith(("pass@", "maj@")) or name in _SHOWN_DIVERSITY
+    ]
+    rows = []
+    for benchmark, result in results.items():
+        cells = []
+        for name in names:
+            mean, bounds = result["mean"][name], result["interval"][name]
+            scale = 100 if name.startswith(("pass@", "maj@")) else 1
+            digits = 1 if scale == 100 else 2
+            cells.append(
+                "-"
+                if mean is None
+                else f"{scale * mean:.{digits}f} [{scale * bounds[0]:.{digits}f}, {scale * bounds[1]:.{digits}f}]"
+            )
+        counts = result["counts"]
+        of = counts["samples"]
+        rows.append(
+            [
+                benchmark,
+                str(counts["problems"]),
+                str(of),
+                *cells,
+                *(f"{counts[name] / of:.1%}" for name in ("truncated", "answer_unparsed", "check_failed")),
+            ]
+        )
+    header = ["benchmark", "problems", "samples", *names, "truncated", "unparsed", "check failed"]
+    seen = "" if encoder is None else f"diversity as seen by {encoder}\n"
+    return f"{table(header, rows)}pass@k and maj@k in %, means over problems with 95 % bootstrap intervals\n{seen}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,85 @@
+"""Samples of a model, through vLLM."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from verl_dra.evaluate.benchmarks import PROMPT, Problem
+from verl_dra.evaluate.generations import GenerationsFile, Sample
+
+_PROMPTS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are made; the defaults are the paper's, but for their number."""
+
+    model: str
+    samples: int = 16
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_tokens: int = 32768
+    prompt: str = PROMPT
+    seed: int = 0
+
+
+def generate(
+    problems: Mapping[str, Sequence[Problem]], sampling: Sampling, file: GenerationsFile, engine: Mapping[str, Any]
+) -> None:
+    """Make the samples that `file` lacks and write them there, some hundred at a time.
+
+    Each has a seed of its own, made of its place, so that a run that was cut off ends as one that was not.
+
+    Args:
+        problems: by benchmark.
+        engine: vLLM's engine arguments.
+    """
+    file.begin(asdict(sampling))
+    there = {(sample.benchmark, sample.problem, sample.sample) for sample in file.samples}
+    missing = [
+        (name, problem, sample)
+        for name, of in problems.items()
+        for problem in of
+        for sample in range(sampling.samples)
+        if (name, problem.number, sample) not in there
+    ]
+    if not missing:
+        return
+    if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
+        from verl_dra import cpu_platform
+
+        cpu_platform.activate()
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(sampling.model, seed=sampling.seed, **engine)
+    for start in range(0, len(missing), _PROMPTS_AT_A_TIME):
+        part = missing[start : start + _PROMPTS_AT_A_TIME]
+        chats: Any = [[{"role": "user", "content": sampling.prompt.replace("{problem}", p.text)}] for _, p, _ in part]
+        outputs = llm.chat(
+            chats,
+            [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    seed=zlib.crc32(f"{sampling.seed}:{name}:{p.number}:{sample}".encode()),
+                )
+                for name, p, sample in part
+            ],
+        )
+        file.add(
+            Sample(
+                name,
+                p.number,
+                sample,
+                p.text,
+                p.answer,
+                made.outputs[0].text,
+                made.outputs[0].finish_reason == "length",
+            )
+            for (name, p, sample), made in zip(part, outputs, strict=True)
+        )
