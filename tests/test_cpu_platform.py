@@ -221,3 +221,9 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
     assert out.returncode == 0, out.stderr
     return out
+
+
+def test_the_reference_policy_is_not_offloaded() -> None:
+    module = ModuleType("verl.workers.engine.fsdp.transformer_impl")
+    cpu_platform.offload_nothing(module)
+    assert module.CPUOffloadPolicy(pin_memory=True) is None

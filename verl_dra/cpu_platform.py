@@ -58,6 +58,7 @@ def activate() -> None:
     answer_for_vllm_distribution()
     after_import("vllm.model_executor.layers.utils", keep_vllm_linear_weights)
     after_import("verl.utils.fsdp_utils", copy_saved_weights)
+    after_import("verl.workers.engine.fsdp.transformer_impl", offload_nothing)
 
 
 class CPUPlatform(PlatformBase):
@@ -201,6 +202,19 @@ def copy_saved_weights(fsdp_utils: ModuleType) -> None:
         return {name: (tensor.clone(), spec) for name, (tensor, spec) in state.items()}, global_spec
 
     fsdp_utils.fsdp2_sharded_save_to_cpu = save_copy  # type: ignore[attr-defined]
+
+
+def offload_nothing(transformer_impl: ModuleType) -> None:
+    """Leave the reference policy where it is.
+
+    veRL 0.9.1 keeps FSDP2's reference policy in pinned memory of the CPU (workers/engine/fsdp/transformer_impl.py),
+    and torch pins memory for an accelerator alone.
+    """
+
+    def no_policy(pin_memory: bool = True) -> None:
+        return None
+
+    transformer_impl.CPUOffloadPolicy = no_policy  # type: ignore[attr-defined]
 
 
 def after_import(module_name: str, shim: Callable[[ModuleType], None]) -> None:
