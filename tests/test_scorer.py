@@ -419,6 +419,17 @@ def test_an_encoder_that_fails_on_a_plain_word_is_broken() -> None:
     assert scorer.collect(list(bad), bad, LONG) == Failed(list(bad), "RuntimeError: CUDA error", False, broken=True)
 
 
+def test_an_encoder_that_does_not_come_back_is_broken(gated: GatedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer.submit(TEXTS.items())
+    assert gated.started.wait(60)
+    slow = scorer.collect(list(TEXTS), {}, 0.05)
+    assert slow == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True)
+    monkeypatch.setattr("verl_dra.scorer.scorer._HUNG_S", 0.0)
+    hung = scorer.collect(list(TEXTS), {}, 0.05)
+    assert hung == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True, broken=True)
+
+
 def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
     code = """
 from verl_dra.algorithm import graph_cut_smi

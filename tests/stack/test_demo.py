@@ -53,3 +53,43 @@ def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
     assert status != 0
     assert "/nowhere/reward.py" in shown
     assert f"the run failed; above are the last lines of its log {tmp_path}/out/train.log" in shown
+
+
+def test_a_sweep_trains_every_point(tmp_path: Path) -> None:
+    status, shown = demo(
+        tmp_path,
+        "--multirun",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        "dra.smi=graph_cut,clusters",
+        "trainer.total_training_steps=1",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+    )
+    assert status == 0, shown[-3000:]
+    smi = []
+    for point in ("0", "1"):
+        (line,) = (tmp_path / "sweep" / point / "metrics.jsonl").read_text().splitlines()
+        smi.append(json.loads(line)["data"]["dra/smi/mean"])
+    # Sums of cosines, and numbers of siblings in the same cluster.
+    assert 0 < smi[1] < smi[0] < 7
+
+
+def test_the_study_trains_measures_and_goes_on(tmp_path: Path) -> None:
+    study = ["python", str(DEMO.with_name("study")), "--out", str(tmp_path / "study")]
+    run = [*study, "run", "--arms", "dra_grpo", "--seeds", "0", "--steps", "6"]
+    log = tmp_path / "log.txt"
+    for command in (run, run, [*study, "plot", "--results", str(tmp_path / "results")]):
+        done = isolated.run(command, log=log, cwd=tmp_path, environment={}, timeout_s=800)
+        shown = log.read_text(errors="replace")
+        assert done.returncode == 0, shown[-3000:]
+        if command is run:
+            seen = shown
+    assert "study/dra_grpo/0: done" in seen  # the second time
+    (result,) = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert sorted(result["validation"]) == ["0", "6"]
+    for point in result["validation"].values():
+        assert 0 < point["accuracy"] < point["pass@8"] <= 1
+        assert 0 < point["strategy_entropy"] < 1.39
+        assert 1 < point["effective_paths"] < 16
+    assert (tmp_path / "results" / "curves.png").stat().st_size > 10_000
+    assert "| DRA-GRPO | 1 | 6 |" in shown

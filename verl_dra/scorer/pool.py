@@ -98,7 +98,7 @@ class _Part:
     error: str = "it gives no answer"
     encoder_failures: int = 0
     lost: bool = False
-    """Whether the scorer was not there when it was asked last."""
+    """Whether the scorer was not there when it was asked last, or did not answer."""
     hung: bool = False
     """Whether it is there and does not come back from what it does."""
 
@@ -196,6 +196,7 @@ class ScorerPool:
                 for part in pending.parts:
                     part.error += f", and dra.scorer.deadline_s={self._config.deadline_s:g} s have passed"
                     part.hung = part.reply is not None and not part.lost
+                    part.lost |= part.hung
                 self._give_up(pending.parts, pending.step)
                 break
             asked = all(part.reply is not None for part in pending.parts)
@@ -311,7 +312,7 @@ class ScorerPool:
             (part, rows, self._replicas[part.replica].collect.remote([part.sessions[row] for row in rows], {}, 0))
             for part in parts
             for rows in _by_group(part.sessions)
-            if not (part.lost or part.hung)
+            if not part.lost
         ]
         replies = [reply for _, _, reply in asked]
         ready = set(ray.wait(replies, num_returns=len(replies), timeout=_SALVAGE_S)[0]) if replies else set()

@@ -16,6 +16,7 @@ from tiny_paths.study.train import DONE, VALIDATION
 from tiny_paths.task import STRATEGIES
 from verl_dra import effective_paths
 from verl_dra.embedding import EmbeddingConfig, Encoder
+from verl_dra.evaluate.estimators import pass_at_k
 
 K = 8
 _FIRST_STEPS = 5  # vLLM and torch warm up
@@ -43,17 +44,12 @@ def _validation(samples: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str
     paths = Counter(s["strategy"] for s in samples if s["acc"])
     return {
         "accuracy": statistics.mean(statistics.mean(group) for group in right),
-        f"pass@{K}": statistics.mean(_pass_at_k(len(group), sum(group)) for group in right),
+        f"pass@{K}": statistics.mean(pass_at_k(len(group), sum(group), K) for group in right),
         "strategy_entropy": _entropy([paths[name] for name in STRATEGIES]),
         "right_paths": statistics.mean(len({s["strategy"] for s in group if s["acc"]}) for group in groups.values()),
         "effective_paths": _effective_paths(list(groups.values()), encoder),
         **{f"share/{name}": paths[name] / max(sum(paths.values()), 1) for name in STRATEGIES},
     }
-
-
-def _pass_at_k(n: int, right: int) -> float:
-    """1 - C(n - right, k) / C(n, k) (Chen et al. 2021)."""
-    return 1 - math.comb(n - right, K) / math.comb(n, K)
 
 
 def _entropy(counts: Sequence[int]) -> float:
