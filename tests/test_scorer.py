@@ -430,16 +430,28 @@ def test_an_encoder_that_does_not_come_back_is_broken(gated: GatedEncoder, monke
     assert hung == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True, broken=True)
 
 
+def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    class FailingObserver:
+        def queued(self, *_):
+            raise OSError("no metrics agent")
+
+        embedded = queued
+
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100, observer=FailingObserver())
+    scorer.submit(TEXTS.items())
+    assert_right(collected(scorer, TEXTS), TEXTS)
+    assert caplog.text.count("the scorer's metrics fail") == 1
+
+
 def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
     code = """
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.scorer import Scorer
-class Observer:
-    def queued(self, *_): pass
-    def embedded(self, *_): raise OSError("metrics agent gone")
-scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=9, observer=Observer())
+class DefectiveScorer(Scorer):
+    def _finish(self, *_): raise AssertionError
+scorer = DefectiveScorer(NgramEncoder(), graph_cut_smi, max_rows=9)
 scorer.submit([(Session("a", 0), "x"), (Session("a", 1), "y")])
 import time
 time.sleep(60)

@@ -359,8 +359,7 @@ class Scorer:
             self._away = self._broken = False
             self._done += len(jobs)
             self._finish(jobs, results, Events(embedded=len(jobs), tokens=tokens, halved=encoded.halved))
-            if self._observer is not None:
-                self._observer.embedded(len(jobs), time.perf_counter() - start)
+            self._tell("embedded", len(jobs), time.perf_counter() - start)
             return
         middle = len(jobs) // 2
         self._embed(jobs[:middle])
@@ -433,8 +432,17 @@ class Scorer:
             self._observe()
 
     def _observe(self) -> None:
-        if self._observer is not None:
-            self._observer.queued(self._events, len(self._queue), self._queue_bytes)
+        self._tell("queued", self._events, len(self._queue), self._queue_bytes)
+
+    def _tell(self, what: str, *values: object) -> None:
+        """Tell the observer, which may fail: nothing hangs on what it shows."""
+        if self._observer is None:
+            return
+        try:
+            getattr(self._observer, what)(*values)
+        except Exception:
+            logger.exception("the scorer's metrics fail; they are left out from now on")
+            self._observer = None
 
 
 def _results(encoded: Encoded) -> list[_Embedded | str]:
