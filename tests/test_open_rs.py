@@ -130,6 +130,13 @@ def test_what_a_script_starts_composes(tmp_path: Path, captured: Path, run: str)
     assert (config.actor_rollout_ref.model.path, config.data.seed) == ("/models/mine", 7)
 
 
+def test_a_script_takes_hydras_options_and_its_defaults_from_the_config(tmp_path: Path, captured: Path) -> None:
+    done = start("grpo.sh", captured, "--multirun", "seed=1,2", DATA_DIR="/data")
+    assert done.returncode == 0, done.stderr
+    arguments = (tmp_path / "argv").read_text().splitlines()
+    assert arguments[5:] == ["--multirun", "seed=1,2", "data_dir=/data"]
+
+
 def test_a_script_without_its_data_says_what_to_set(captured: Path) -> None:
     done = start("dra_grpo.sh", captured)
     assert done.returncode != 0

@@ -1,6 +1,6 @@
 """`make demo`: prepare the task, then train its model with DRA-GRPO on this machine's CPU.
 
-python recipes/tiny_paths/demo.py [Hydra overrides]
+python recipes/tiny_paths/demo.py [Hydra options] [Hydra overrides]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -18,14 +19,16 @@ from tiny_paths.prepare import prepare
 HERE = Path(__file__).resolve().parent
 
 
-def command(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The training command over the prepared `folder`."""
+def command(folder: Path, arguments: Sequence[str]) -> list[str]:
+    """The training command over the prepared `folder`; `arguments` are Hydra's options, then overrides."""
+    # Hydra takes no overrides on both sides of an option.
+    options = list(takewhile(lambda argument: argument.startswith("-"), arguments))
     return [
-        *(sys.executable, "-m", "verl_dra.main", "--config-dir", str(HERE), "--config-name", "tiny_paths"),
+        *(sys.executable, "-m", "verl_dra.main", "--config-dir", str(HERE), "--config-name", "tiny_paths", *options),
         "+platform=cpu",
         f"data_dir={folder}",
         f"recipe_dir={HERE}",
-        *overrides,
+        *arguments[len(options) :],
     ]
 
 

@@ -16,7 +16,7 @@ DEMO = Path(__file__).resolve().parents[2] / "recipes" / "tiny_paths" / "demo.py
 def demo(tmp_path: Path, *overrides: str) -> tuple[int, str]:
     log = tmp_path / "shown.txt"
     done = isolated.run(
-        ["python", str(DEMO), f"hydra.run.dir={tmp_path}/out", *overrides],
+        ["python", str(DEMO), *overrides, f"hydra.run.dir={tmp_path}/out"],
         log=log,
         cwd=tmp_path,
         environment={},
