@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.cli import main
-from verl_dra.evaluate.benchmarks import BENCHMARKS, PROMPT, load
+from verl_dra.embedding import EncoderUnavailableError
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.evaluate import command
+from verl_dra.evaluate.benchmarks import BENCHMARKS, PROMPT, Problem, load
 from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
+from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
+from verl_dra.evaluate.measure import check_samples, judge, measure
+from verl_dra.rewards import CheckerError
 
 BOXED = r"so \boxed{%s}"
 
@@ -43,25 +51,28 @@ def vote(answers: tuple[str | None, ...]) -> Fraction:
     return Fraction("right" in winners, len(winners))
 
 
-answer_lists = st.lists(st.sampled_from(["right", "a", "b", None]), min_size=1, max_size=7)
+answer_lists = st.lists(st.sampled_from(["right", "a", "b", "c", None]), min_size=1, max_size=8)
 
 
-@given(answers=answer_lists)
-def test_a_vote_of_all_samples_is_exact(answers: list[str | None]) -> None:
-    right = [answer == "right" for answer in answers]
-    assert maj_at_k(answers, right, len(answers)) == pytest.approx(float(vote(tuple(answers))))
-
-
-@settings(max_examples=20, deadline=None)
+@settings(deadline=None)
 @given(answers=answer_lists, data=st.data())
-def test_a_vote_of_fewer_is_near_the_mean_over_all_subsets(answers: list[str | None], data: Any) -> None:
+def test_a_vote_is_the_mean_over_all_subsets(answers: list[str | None], data: Any) -> None:
     k = data.draw(st.integers(1, len(answers)))
     subsets = list(itertools.combinations(answers, k))
-    exact = float(sum(map(vote, subsets), Fraction(0)) / len(subsets))
-    right = [answer == "right" for answer in answers]
-    # 1,000 subsets: five standard errors of a share are at most 0.08.
-    assert maj_at_k(answers, right, k) == pytest.approx(exact, abs=0.08)
-    assert maj_at_k(answers, right, k, seed=3) == maj_at_k(answers, right, k, seed=3)
+    exact = sum(map(vote, subsets), Fraction(0)) / len(subsets)
+    assert maj_at_k(answers, [answer == "right" for answer in answers], k) == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_equal_answers_judged_unlike_are_as_right_as_their_mean() -> None:
+    # Two of three samples vote, both for a: of the samples of a one in three is right.
+    assert maj_at_k(["a", "a", "a"], [True, False, False], 2) == pytest.approx(1 / 3)
+    # Of the three pairs of a, a, b: a wins one, and is half right; two are ties of a and the right b.
+    assert maj_at_k(["a", "a", "b"], [True, False, True], 2) == pytest.approx((1 / 2 + 2 * 3 / 4) / 3)
+
+
+def test_a_vote_of_many_samples_is_quick_and_neither_under_nor_overflows() -> None:
+    answers: list[str | None] = [str(i % 10) for i in range(200)]
+    assert maj_at_k(answers, [answer == "3" for answer in answers], 100) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("estimate", [lambda k: pass_at_k(4, 1, k), lambda k: maj_at_k(["a"] * 4, [True] * 4, k)])
@@ -122,6 +133,10 @@ def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ('{"question": "p", "answer": "1"}\n', r"aime24 has the column problem; there are question, answer"),
+        ('{"problem": "p", "answer": "1"}\n{"problem": "p"}\n', "1 rows have no problem or no answer, such as 2$"),
+        ('{"problem": "p", "answer": "1"}\n{"problem": "p", "an', "line 2 can't be read"),
+        ('{"problem": "p", "answer": NaN}\n', "1 rows have no problem or no answer, such as 1$"),
+        ("[1]", "must be a list of rows, each a JSON object"),
         ('{"problem": "", "answer": "1"}\n{"problem": "p", "answer": "1"}\n', "1 rows have no problem.*such as 1$"),
         ("{torn", "can't be read"),
         ("", "has no rows"),
@@ -132,6 +147,15 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, content: str, sa
     path.write_text(content)
     with pytest.raises(EvaluationError, match=says):
         load("aime24", path)
+
+
+def test_numbers_are_answers_and_missing_ones_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    pd.DataFrame({"problem": ["p", "q"], "answer": [1.0, float("nan")]}).to_parquet(path)
+    with pytest.raises(EvaluationError, match=r"no answer, such as 2$"):
+        load("aime24", path)
+    pd.DataFrame({"problem": ["p", "q"], "answer": [33, 7]}).to_parquet(path)
+    assert [p.answer for p in load("aime24", path)] == ["33", "7"]
 
 
 def sample(problem: int, number: int, text: str, **other: Any) -> Sample:
@@ -153,14 +177,118 @@ def test_a_torn_last_line_counts_as_not_written(tmp_path: Path) -> None:
         GenerationsFile(path).begin({"model": "other", "samples": 2})
 
 
-def test_a_bad_line_is_named(tmp_path: Path) -> None:
+def line(**other: Any) -> str:
+    return json.dumps(asdict(sample(0, 0, "x")) | other) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"text": "x"}\n', "line 2 is no sample: .*missing"),
+        (line(more=1), "line 2 is no sample: .*more"),
+        (line(text=5), "line 2 is no sample: text is 5, not str"),
+        (line(problem=True), "line 2 is no sample: problem is True, not int"),
+        ("no json\n{}\n", "line 2 is not JSON"),
+        ("[1]\n", "line 2 is no JSON object"),
+        (line() + line(), "line 3 is the same sample as line 2"),
+        (line() + line(sample=1, gold="5"), "line 3: problem 0 of aime24 has another question or gold answer"),
+        (line() + '{"settings": {}}\n', "line 3: settings are one JSON object, in the first line"),
+        (line(gold=""), "1 of 1 samples have no right answer to check against; it belongs into gold"),
+        ("", "holds no samples"),
+    ],
+)
+def test_a_file_with_a_bad_line_is_refused(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "g.jsonl"
-    path.write_text('{"settings": {}}\n{"text": "x"}\n')
-    with pytest.raises(EvaluationError, match="line 2 is no sample"):
+    path.write_text('{"settings": {}}\n' + content)
+    with pytest.raises(EvaluationError, match=says):
         read(path)
-    path.write_text('{"settings": {}}\nno json\n{}\n')
-    with pytest.raises(EvaluationError, match="line 2 is not JSON"):
-        read(path)
+
+
+def test_reading_leaves_a_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    for ending, torn in ((line(sample=1).rstrip("\n"), False), (line(sample=1)[:-9], True)):
+        path.write_text(line() + ending)
+        before = path.read_bytes()
+        there = read(path)
+        assert (len(there.samples), there.torn) == (1 if torn else 2, torn)
+        assert path.read_bytes() == before
+
+
+def test_a_last_line_that_lacks_its_newline_alone_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    path.write_text('{"settings": {}}\n' + line().rstrip("\n"))
+    file = GenerationsFile(path)
+    file.begin({})
+    file.add([sample(0, 1, "y")])
+    assert [s.text for s in GenerationsFile(path).samples] == ["x", "y"]
+
+
+def test_samples_are_gone_on_with_for_the_same_problems_alone(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    sampling = Sampling(model="no model is loaded", samples=1)
+    file = GenerationsFile(path)
+    file.begin(asdict(sampling))
+    file.add([sample(0, 0, "x")])
+    generate({"aime24": [Problem(0, "problem 0", "4")]}, sampling, GenerationsFile(path), {})
+    for other in (Problem(0, "problem 0", "5"), Problem(0, "another", "4")):
+        with pytest.raises(EvaluationError, match="problem 0 of aime24 is another one now"):
+            generate({"aime24": [other]}, sampling, GenerationsFile(path), {})
+    path.write_text(line())
+    with pytest.raises(EvaluationError, match="does not say with which settings"):
+        generate({"aime24": [Problem(0, "problem 0", "4")]}, sampling, GenerationsFile(path), {})
+
+
+@dataclass
+class Said:
+    """A verdict: the answer is the text; x is none, and right is what equals the gold answer."""
+
+    right: bool
+    answer: str | None
+    gold_parsed: bool = True
+    failed: bool = False
+
+
+def check(gold: str | None, text: str) -> Said:
+    return Said(text == gold, None if text == "x" else text)
+
+
+def test_what_the_source_says_is_kept_unless_rechecked() -> None:
+    samples = [sample(0, 0, "4", right=False), sample(0, 1, "4"), sample(0, 2, "x", right=True)]
+    kept, rechecked = judge(samples, check), judge(samples, check, recheck=True)
+    assert [one.right for one in kept] == [False, True, True]
+    assert [one.right for one in rechecked] == [True, True, False]
+    assert [one.answer for one in kept] == ["4", "4", None]
+    assert [measure(of, [1], None, 10)["counts"]["judged_by_source"] for of in (kept, rechecked)] == [2, 0]
+
+
+def test_problems_of_different_numbers_of_samples_weigh_the_same() -> None:
+    samples = [sample(0, i, text) for i, text in enumerate("4444")] + [
+        sample(1, i, text) for i, text in enumerate("45")
+    ]
+    check_samples(samples, [1, 2])
+    result = measure(judge(samples, check), [1, 2], None, 10)
+    assert result["problems"]["samples"] == [4, 2]
+    assert result["problems"]["right"] == [4, 1]
+    assert result["mean"]["pass@1"] == 0.75
+    assert result["mean"]["pass@2"] == 1
+    assert result["mean"]["maj@2"] == 0.75
+    assert (result["counts"]["fewest_samples"], result["counts"]["most_samples"]) == (2, 4)
+    with pytest.raises(EvaluationError, match=r"k=3: problem 1 of aime24 has 2 samples; give --k of at most 2"):
+        check_samples(samples, [1, 3])
+
+
+def test_diversity_of_right_samples_leaves_the_wrong_ones_out() -> None:
+    one = measure(judge([sample(0, 0, "4"), sample(0, 1, "4"), sample(0, 2, "5")], check), [1], NgramEncoder(), 10)
+    # Of the words 4 4 5 two are different, of 4 4 one. The encoder sees 4 4 as one path, 5 as another of no likeness.
+    assert (one["mean"]["distinct-1"], one["mean"]["distinct-1/right"]) == (2 / 3, 1 / 2)
+    assert one["mean"]["effective_paths/right"] == pytest.approx(1, abs=1e-5)
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    assert one["mean"]["effective_paths"] == pytest.approx(math.exp(entropy), abs=1e-5)
+    assert one["mean"]["smi"] == pytest.approx((1 + 1 + 0) / 3, abs=1e-5)
+    assert one["mean"]["smi/right"] == pytest.approx(1, abs=1e-5)
+    none = measure(judge([sample(0, 0, "5")], check), [1], NgramEncoder(), 10)
+    assert none["mean"]["smi/right"] is none["interval"]["distinct-1/right"] is None
+    assert none["problems"]["effective_paths/right"] == [None]
 
 
 def evaluate(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -173,7 +301,7 @@ def evaluate(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "g.jsonl"
     file = GenerationsFile(path)
-    file.begin({})
+    file.begin({"model": "m", "temperature": 1.5})
     # Problem 0: 4 4 5 none: 2 of 4 right, the vote is for 4. Problem 1: 5 5 4 4: a tie. Problem 2: nothing right.
     texts = {0: ["4", "4", "5", None], 1: ["5", "5", "4", "4"], 2: [None, "5", "5", None]}
     file.add(
@@ -181,15 +309,27 @@ def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         for problem, answers in texts.items()
         for i, answer in enumerate(answers)
     )
-    result = evaluate(tmp_path, "--generations", str(path), "--k", "1", "2", "4")["benchmarks"]["aime24"]
+    report = evaluate(tmp_path, "--generations", str(path), "--k", "1", "2", "4")
+    assert report["sampling"] == {"model": "m", "temperature": 1.5}
+    assert "temperature" not in report["settings"]
+    assert report["settings"]["seed"] == 0
+    assert report["versions"]["torch"]
+    assert report["encoder"] == "hashed character 3-grams"
+    result = report["benchmarks"]["aime24"]
     assert result["problems"]["pass@1"] == [0.5, 0.5, 0]
     assert result["problems"]["pass@2"] == pytest.approx([1 - 1 / 6, 1 - 1 / 6, 0])
     assert result["problems"]["pass@4"] == [1, 1, 0]
     assert result["problems"]["maj@4"] == [1, 0.5, 0]
     assert result["mean"]["maj@4"] == pytest.approx(0.5)
+    assert result["problems"]["number"] == [0, 1, 2]
+    assert result["problems"]["right"] == [2, 2, 0]
+    assert result["problems"]["maj@2"] == pytest.approx([(1 + 2 + 2 * 0.5) / 6, (1 + 4 * 0.5) / 6, 0])
     assert result["counts"] == {
         "problems": 3,
         "samples": 12,
+        "fewest_samples": 4,
+        "most_samples": 4,
+        "judged_by_source": 0,
         "truncated": 3,
         "answer_unparsed": 3,
         "gold_unparsed": 0,
@@ -218,6 +358,101 @@ def test_what_verl_dumps_is_read(tmp_path: Path) -> None:
     assert checked["problems"]["pass@1"] == pytest.approx([2 / 3] * 2)
 
 
+def test_what_the_numbers_leave_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"input": q, "output": BOXED % 4, "gts": gold} for q, gold in (("one", "4"), ("one", "4"), ("two", "$$"))]
+    evaluate(tmp_path, "--generations", str(verl(tmp_path / "5.jsonl", *rows)), "--k", "1")
+    shown = capsys.readouterr().out
+    assert "5: problems have 1 to 2 samples, all of them count, and each problem weighs the same" in shown
+    assert "5: 1 samples count as wrong: their gold can't be read" in shown
+
+
+def verl(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps({"input": "q", "output": "o", "gts": "4"} | row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "right"),
+    [
+        ([{"score": 1.0}, {"score": 0.0}], [True, False]),
+        ([{"score": 1}, {"score": -1}], [True, False]),
+        ([{"score": 2.0}, {"score": 0.0}], [None, None]),  # shaped: it says nothing of right and wrong
+        ([{"score": 0.0, "acc": 1.0}, {"score": 1.0, "acc": False}], [True, False]),
+        ([{"score": 1.0, "acc": None}, {"score": 1.0, "acc": True}], [None, True]),
+        ([{}, {}], [None, None]),
+    ],
+)
+def test_what_verl_dumps_says_of_right_and_wrong(
+    tmp_path: Path, rows: list[dict[str, Any]], right: list[bool | None]
+) -> None:
+    path = verl(tmp_path / "1.jsonl", *rows)
+    assert [s.right for s in read(path).samples] == right
+    assert [s.right for s in read(path, recheck=True).samples] == [None, None]
+
+
+def test_samples_that_verl_dumps_are_grouped_by_input_and_right_answer(tmp_path: Path) -> None:
+    rows = [{"gts": "4"}, {"gts": ["4"]}, {"gts": 4}, {"gts": "5"}, {"input": "r"}, {}]
+    there = read(verl(tmp_path / "1.jsonl", *rows)).samples
+    assert [(s.problem, s.sample) for s in there] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (0, 3)]
+    assert [s.gold for s in there] == ["4", "4", "4", "5", "4", "4"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"acc": 0.5}, "line 2: acc is 0.5, neither 0 nor 1; --recheck"),
+        ({"output": None}, "line 2: output must be a text, not NoneType"),
+        ({"gts": None}, "1 of 2 samples have no right answer to check against; it belongs into gts"),
+    ],
+)
+def test_bad_rows_of_what_verl_dumps_are_named(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    path = verl(tmp_path / "1.jsonl", {}, row)
+    with pytest.raises(EvaluationError, match=says):
+        read(path)
+    path.write_text(path.read_text().splitlines()[0] + '\n{"input": "q"}\n')
+    with pytest.raises(EvaluationError, match="line 2 has no gts and no output"):
+        read(path)
+
+
+def test_a_checker_that_does_not_work_is_found_out_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(gold: str | None, text: str, lenient: bool) -> Any:
+        raise CheckerError("no math-verify here")
+
+    def never(*_: Any) -> None:
+        raise AssertionError("samples were made")
+
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"problem": "p", "answer": "1"}\n{"problem": "p", "answer": "$$"}\n')
+    monkeypatch.setattr(command, "generate", never)
+    arguments = ["evaluate", "--model", "m", "--benchmark", "aime24", "--data", str(data), "--encoder", "ngram"]
+    arguments += ["--out", str(tmp_path / "new" / "o.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr("verl_dra.rewards.check", broken)
+        assert main(arguments) == 1
+    assert "no math-verify here" in capsys.readouterr().err
+    monkeypatch.setattr(command, "build_encoder", broken_encoder)
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "the answers of 1 rows can't be read, and count as never reached: 2\n" in said
+    assert "no server" in said
+
+
+def broken_encoder(config: Any) -> Any:
+    raise EncoderUnavailableError("no server")
+
+
+def test_a_missing_model_is_found_out_before_it_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"problem": "p", "answer": "1"}\n')
+    out = str(tmp_path / "o.json")
+    arguments = ["--model", str(tmp_path / "none"), "--benchmark", "aime24", "--data", str(data), "--out", out]
+    assert main(["evaluate", *arguments, "--encoder", "none"]) == 1
+    assert "--model: there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "generations.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -225,7 +460,12 @@ def test_what_verl_dumps_is_read(tmp_path: Path) -> None:
         (["--model", "m"], "--model and --benchmark go together"),
         (["--model", "m", "--benchmark", "aime24", "amc23", "--data", "f"], "--data is the file of one --benchmark"),
         (["--model", "m", "--benchmark", "aime24", "--samples", "4"], "--k 8 needs as many --samples, not 4"),
-        (["--generations", "g", "--prompt", "solve"], "--prompt must have {problem} in it"),
+        (["--generations", "g", "--prompt-template", "solve"], "--prompt-template must have {problem} in it"),
+        (["--generations", "g", "--seed", "-1"], "--seed must be 0 or more, not -1"),
+        (["--generations", "g", "--temperature", "nan"], "--temperature must be 0 or more and finite, not nan"),
+        (["--generations", "g", "--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0"),
+        (["--generations", "g", "--engine", '{"seed": 1}'], "without model and seed"),
+        (["--generations", "g", "--out", "."], "--out . is a folder"),
         (["--generations", "g", "--k", "0"], "must be at least 1"),
     ],
 )
@@ -258,7 +498,19 @@ def test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on(tmp_path: Pat
     data.write_text("".join(json.dumps({"problem": f"say {i}", "answer": str(i)}) + "\n" for i in range(4)))
     command = [
         *("verl-dra", "evaluate", "--model", str(tmp_path / "model"), "--benchmark", "aime24", "--data", str(data)),
-        *("--samples", "3", "--k", "1", "3", "--max-tokens", "12", "--prompt", "{problem}", "--encoder", "ngram"),
+        *(
+            "--samples",
+            "3",
+            "--k",
+            "1",
+            "3",
+            "--max-tokens",
+            "12",
+            "--prompt-template",
+            "{problem}",
+            "--encoder",
+            "ngram",
+        ),
         *("--engine", '{"dtype": "float32", "enforce_eager": true, "max_model_len": 128}'),
         *("--out", str(tmp_path / "report.json")),
     ]
@@ -267,7 +519,7 @@ def test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on(tmp_path: Pat
         log = tmp_path / "log.txt"
         done = isolated.run(command, log=log, cwd=tmp_path, environment={"VERL_PLATFORM": "cpu"}, timeout_s=400)
         assert done.returncode == 0, log.read_text(errors="replace")[-3000:]
-        return [s.text for s in sorted(read(generations), key=lambda s: (s.problem, s.sample))]
+        return [s.text for s in sorted(read(generations).samples, key=lambda s: (s.problem, s.sample))]
 
     generations = tmp_path / "generations.jsonl"
     whole = run()

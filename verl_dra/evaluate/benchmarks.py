@@ -6,10 +6,13 @@ Repositories, splits, columns and the text around a problem are those of open-rs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from verl_dra.evaluate.estimators import EvaluationError
 
@@ -67,40 +70,51 @@ def load(name: str, path: Path | None = None) -> list[Problem]:
     if missing := [column for column in (benchmark.problem, benchmark.answer) if column not in rows[0]]:
         raise EvaluationError(f"{where}: {name} has the column {' and '.join(missing)}; there are {', '.join(rows[0])}")
     problems = [
-        Problem(i, str(row[benchmark.problem] or "").strip(), _answer(row[benchmark.answer]))
-        for i, row in enumerate(rows)
+        Problem(i, _text(row.get(benchmark.problem)), _text(row.get(benchmark.answer))) for i, row in enumerate(rows)
     ]
     if bad := [str(p.number + 1) for p in problems if not (p.text and p.answer)]:
         raise EvaluationError(f"{where}: {len(bad)} rows have no problem or no answer, such as {', '.join(bad[:10])}")
     return problems
 
 
-def _answer(value: Any) -> str:
-    """OlympiadBench has lists; several answers are written as one."""
-    parts = [value] if isinstance(value, (str, int, float)) else list(value) if value is not None else []
-    return ", ".join(str(part).strip() for part in parts)
+def _text(value: Any) -> str:
+    """Empty where there is none. OlympiadBench has lists; several answers are written as one."""
+    if isinstance(value, list):
+        return ", ".join(_text(part) for part in value)
+    return "" if value is None or value != value else str(value).strip()  # NaN: pandas' word for none
 
 
-def _local(path: Path) -> Sequence[dict[str, Any]]:
-    import pandas as pd
-
+def _local(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        elif path.suffix in (".jsonl", ".json"):
-            # As text: 007 and 1e400 are answers.
-            frame = pd.read_json(path, lines=path.suffix == ".jsonl", dtype=False, convert_dates=False)
+            rows = pq.read_table(path).to_pylist()
+        elif path.suffix == ".jsonl":
+            rows = [_object(line, f"{path} line {i}") for i, line in _lines(path)]
+        elif path.suffix == ".json":
+            rows = json.loads(path.read_bytes())
         else:
             raise EvaluationError(f"{path}: only .parquet, .jsonl and .json files can be read")
-    except (OSError, ValueError) as error:
-        if isinstance(error, EvaluationError):
-            raise
+    except EvaluationError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise EvaluationError(f"{path} can't be read: {error}") from error
-    rows: Sequence[dict[str, Any]] = frame.to_dict("records")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise EvaluationError(f"{path} must be a list of rows, each a JSON object")
     return rows
 
 
-def _hub(benchmark: Benchmark) -> Sequence[dict[str, Any]]:
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    return [(i, line) for i, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+
+
+def _object(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise EvaluationError(f"{where} can't be read: {error}") from None
+
+
+def _hub(benchmark: Benchmark) -> list[dict[str, Any]]:
     import datasets  # type: ignore[import-untyped]
 
     try:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import defaultdict
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
+from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
+from verl_dra.embedding.encoder import model_path
 from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
-from verl_dra.evaluate.measure import judge, measure
+from verl_dra.evaluate.measure import Check, check_samples, judge, measure
 from verl_dra.tables import table
 
 _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
-_SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi")
+_SAMPLING = tuple(field.name for field in fields(Sampling))
+_SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi", "smi/right")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--temperature", type=float, default=defaults["temperature"], help="(%(default)s)")
     sampling.add_argument("--top-p", type=float, default=defaults["top_p"], help="(%(default)s)")
     sampling.add_argument("--max-tokens", type=int, default=defaults["max_tokens"], help="new tokens (%(default)s)")
-    sampling.add_argument("--seed", type=int, default=0, help="of samples, subsets and intervals (%(default)s)")
-    sampling.add_argument("--prompt", default=defaults["prompt"], help="with {problem} in it (default: the paper's)")
+    sampling.add_argument("--seed", type=int, default=0, help="of samples and intervals (%(default)s)")
+    sampling.add_argument(
+        "--prompt-template",
+        dest="prompt",
+        default=defaults["prompt"],
+        metavar="TEXT",
+        help="with {problem} in it (default: the paper's)",
+    )
     sampling.add_argument(
         "--engine",
         type=json.loads,
@@ -65,16 +75,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate. 0: done; 1: something can't be read, loaded or evaluated; 2: impossible options."""
+    from verl_dra.rewards import CheckerError, check
+
     try:
         _check(options)
     except EvaluationError as error:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
         return 2
     try:
-        return _evaluate(options)
+        return _evaluate(options, partial(check, lenient=True))
     except ImportError as error:
         sys.stderr.write(f"verl-dra evaluate: error: {error}; pip install 'verl_dra[train,math]' and vllm\n")
-    except (EvaluationError, ValueError, OSError) as error:
+    except (EvaluationError, CheckerError, EncoderUnavailableError, ValueError, OSError) as error:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
     return 1
 
@@ -86,49 +98,68 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError("--model and --benchmark go together")
     if options.data and len(options.benchmark or ()) != 1:
         raise EvaluationError("--data is the file of one --benchmark")
-    if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1:
-        raise EvaluationError("--k, --bootstrap and --samples must be at least 1")
+    if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1 or options.max_tokens < 1:
+        raise EvaluationError("--k, --bootstrap, --samples and --max-tokens must be at least 1")
+    if options.seed < 0:
+        raise EvaluationError(f"--seed must be 0 or more, not {options.seed}")
+    if not 0 <= options.temperature < math.inf:
+        raise EvaluationError(f"--temperature must be 0 or more and finite, not {options.temperature}")
+    if not 0 < options.top_p <= 1:
+        raise EvaluationError(f"--top-p must be above 0 and at most 1, not {options.top_p}")
     if options.model and max(options.k) > options.samples:
         raise EvaluationError(f"--k {max(options.k)} needs as many --samples, not {options.samples}")
     if "{problem}" not in options.prompt:
-        raise EvaluationError("--prompt must have {problem} in it")
-    if not isinstance(options.engine, dict):
-        raise EvaluationError("--engine must be a JSON object")
+        raise EvaluationError("--prompt-template must have {problem} in it")
+    if not isinstance(options.engine, dict) or {"model", "seed"} & set(options.engine):
+        raise EvaluationError("--engine must be a JSON object, without model and seed, which have options of their own")
+    if options.out.is_dir():
+        raise EvaluationError(f"--out {options.out} is a folder; give a file")
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace, check: Check) -> int:
     # All that can be wrong is found out before samples are made.
     problems = {name: load(name, options.data) for name in options.benchmark or ()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    _warn_of_unreadable(problems, check)
     encoder = _encoder(options)
-    samples = _samples(options, problems)
+    samples, sampling = _samples(options, problems)
+    check_samples(samples, options.k)
     by_benchmark: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_benchmark[sample.benchmark].append(sample)
-    from verl_dra.rewards import check
-
     results = {
-        name: measure(
-            judge(of, partial(check, lenient=True), options.recheck),
-            options.k,
-            encoder,
-            options.bootstrap,
-            options.seed,
-        )
+        name: measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
         for name, of in by_benchmark.items()
     }
+    # What is not of this run is not said to be: samples that were there have settings of their own.
+    left_out = {"run", *_SAMPLING} - {"seed"}
+    settings = {key: value for key, value in vars(options).items() if key not in left_out}
     report = {
-        "settings": {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"},
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        "sampling": sampling,
         "encoder": None if encoder is None else str(encoder),
         "versions": {name: _version(name) for name in _PACKAGES},
         "benchmarks": results,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     part = options.out.with_name(f".{options.out.name}.part")
     part.write_text(json.dumps(report, indent=1, default=str) + "\n")
     part.replace(options.out)
     sys.stdout.write(_table(results, encoder))
     sys.stdout.write(f"{options.out}\n")
     return 0
+
+
+def _warn_of_unreadable(problems: dict[str, list[Problem]], check: Check) -> None:
+    """Say which gold answers nothing can be equal to. A checker that doesn't work is found out here, too."""
+    for name, of in problems.items():
+        with ThreadPoolExecutor() as threads:
+            verdicts = list(threads.map(lambda problem: check(problem.answer, ""), of))
+        bad = [str(p.number + 1) for p, verdict in zip(of, verdicts, strict=True) if not verdict.gold_parsed]
+        if bad:
+            sys.stderr.write(
+                f"verl-dra evaluate: {name}: the answers of {len(bad)} rows can't be read, and count as never reached: "
+                f"{', '.join(bad[:10])}{' ...' if len(bad) > 10 else ''}\n"
+            )
 
 
 def _encoder(options: argparse.Namespace) -> Encoder | None:
@@ -140,24 +171,21 @@ def _encoder(options: argparse.Namespace) -> Encoder | None:
     return build_encoder(config)
 
 
-def _samples(options: argparse.Namespace, problems: dict[str, list[Problem]]) -> list[Sample]:
+def _samples(
+    options: argparse.Namespace, problems: dict[str, list[Problem]]
+) -> tuple[list[Sample], dict[str, Any] | None]:
+    """The samples, and the settings that they were made with."""
     if not options.model:
-        samples = read(options.generations)
-        if unjudged := sum(sample.right is None and not sample.gold for sample in samples):
-            raise EvaluationError(f"{options.generations}: {unjudged} samples have no right answer to check against")
-        return samples
-    sampling = Sampling(
-        model=options.model,
-        samples=options.samples,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=options.max_tokens,
-        prompt=options.prompt,
-        seed=options.seed,
-    )
+        there = read(options.generations, options.recheck)
+        if there.torn:
+            sys.stderr.write(f"verl-dra evaluate: {options.generations}: the last line is torn, and left out\n")
+        return there.samples, there.settings
+    sampling = Sampling(**{name: getattr(options, name) for name in _SAMPLING})
+    model_path(sampling.model, key="--model")
     file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
     generate(problems, sampling, file, options.engine)
-    return [s for s in file.samples if s.benchmark in problems and s.sample < sampling.samples]
+    samples = [s for s in file.samples if s.benchmark in problems and s.sample < sampling.samples]
+    return samples, {**asdict(sampling), "engine": options.engine}
 
 
 def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
@@ -176,7 +204,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
             cells.append(
                 "-"
                 if mean is None
-                else f"{scale * mean:.{digits}f} [{scale * bounds[0]:.{digits}f}, {scale * bounds[1]:.{digits}f}]"
+                else "{} [{}, {}]".format(*(f"{round(scale * v, digits) + 0.0:.{digits}f}" for v in (mean, *bounds)))
             )
         counts = result["counts"]
         of = counts["samples"]
@@ -190,8 +218,19 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
             ]
         )
     header = ["benchmark", "problems", "samples", *names, "truncated", "unparsed", "check failed"]
-    seen = "" if encoder is None else f"diversity as seen by {encoder}\n"
-    return f"{table(header, rows)}pass@k and maj@k in %, means over problems with 95 % bootstrap intervals\n{seen}"
+    notes = ["pass@k and maj@k in %, means over problems with 95 % bootstrap intervals"]
+    if encoder is not None:
+        notes.append(f"diversity as seen by {encoder}")
+    for benchmark, result in results.items():
+        counts = result["counts"]
+        if counts["fewest_samples"] < counts["most_samples"]:
+            notes.append(
+                f"{benchmark}: problems have {counts['fewest_samples']} to {counts['most_samples']} samples, all of "
+                "them count, and each problem weighs the same"
+            )
+        if counts["gold_unparsed"]:
+            notes.append(f"{benchmark}: {counts['gold_unparsed']} samples count as wrong: their gold can't be read")
+    return table(header, rows) + "".join(f"{note}\n" for note in notes)
 
 
 def _version(package: str) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
-
-_SUBSETS = 1000
+from numpy.typing import NDArray
 
 
 class EvaluationError(ValueError):
@@ -26,15 +27,16 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> float:
-    """The chance that the commonest answer of k samples is right (self-consistency, arXiv 2203.11171).
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> float:
+    """The chance that the commonest answer of k of the samples is right (self-consistency, arXiv 2203.11171).
 
-    Samples without an answer have no vote; of answers equally common one is drawn; without any vote it is wrong. For k
-    below the number of samples, the mean over 1,000 subsets, which `seed` decides.
+    Samples without an answer have no vote; of answers equally common one is drawn; without any vote it is wrong. The
+    result is the exact mean over all C(n, k) subsets and all such draws.
 
     Args:
         answers: [n] final answers in a form by which equal ones are equal; None where there is none.
-        right: [n] whether each is right.
+        right: [n] whether each is right. Equal answers are rightly judged alike; where they are not, a winner is as
+            right as its samples are on average.
         k: samples that vote.
 
     Raises:
@@ -43,11 +45,17 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed:
     n = len(answers)
     if not 1 <= k <= n:
         raise EvaluationError(f"maj@{k} needs {k} samples of each problem, and one has {n}")
-    if k == n:
-        return _vote(answers, right)
-    generator = np.random.default_rng(seed)
-    draws = (generator.choice(n, size=k, replace=False) for _ in range(_SUBSETS))
-    return sum(_vote([answers[i] for i in draw], [right[i] for i in draw]) for draw in draws) / _SUBSETS
+    sizes = Counter(answer for answer in answers if answer is not None)
+    votes_right = Counter(answer for answer, ok in zip(answers, right, strict=True) if ok)
+    silent = n - sizes.total()
+    # Whole numbers throughout: the shares of right votes over a common denominator.
+    denominator = math.lcm(*sizes.values())
+    candidates = [(size, votes_right[answer] * (denominator // size)) for answer, size in sizes.items()]
+    total = Fraction(0)
+    for most in range(1, k + 1):
+        for votes, winners, share in _winning(candidates, most, k):
+            total += Fraction(share * math.comb(silent, k - votes), winners)
+    return float(total / (denominator * math.comb(n, k)))
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -60,19 +68,35 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def interval(values: Sequence[float], draws: int, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of the mean of `values` [problems], from `draws` bootstrap samples of them."""
     array = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    # One draw is how often each value occurs in it.
-    counts = generator.multinomial(len(array), np.full(len(array), 1 / len(array)), size=draws)
-    low, high = np.percentile(counts @ array / len(array), [2.5, 97.5])
+    low, high = np.percentile(_resamples(len(array), draws, seed) @ array / len(array), [2.5, 97.5])
     return float(low), float(high)
 
 
-def _vote(answers: Sequence[str | None], right: Sequence[bool]) -> float:
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    winners = [answer for answer, count in votes.items() if count == most]
-    # Equal answers are rightly judged alike; where they are not, the winner is as right as its samples are.
-    shares = [sum(ok for a, ok in zip(answers, right, strict=True) if a == winner) / most for winner in winners]
-    return sum(shares) / len(winners)
+def _winning(candidates: Sequence[tuple[int, int]], most: int, k: int) -> Iterator[tuple[int, int, int]]:
+    """All ways to give at most k votes to candidates of (samples, right share) so that the winners have `most`.
+
+    Yields (votes given, winners, sum over the ways of the winners' shares). A way of c votes for a candidate of m
+    samples counts C(m, c) times.
+    """
+    # By (votes, winners): the number of ways, and their sum of shares.
+    ways = {(0, 0): (1, 0)}
+    for samples, share in candidates:
+        longer: dict[tuple[int, int], tuple[int, int]] = {}
+        for (votes, winners), (number, shares) in ways.items():
+            for more in range(min(samples, most, k - votes) + 1):
+                wins = more == most
+                times = math.comb(samples, more)
+                before = longer.get((votes + more, winners + wins), (0, 0))
+                longer[votes + more, winners + wins] = (
+                    before[0] + times * number,
+                    before[1] + times * (shares + wins * share * number),
+                )
+        ways = longer
+    return ((votes, winners, shares) for (votes, winners), (_, shares) in ways.items() if winners)
+
+
+@functools.lru_cache(maxsize=1)
+def _resamples(problems: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """[draws, problems]: how often each problem is in a bootstrap sample; the same ones for each measure."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(problems, np.full(problems, 1 / problems), size=draws).astype(np.float64)

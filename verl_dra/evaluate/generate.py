@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from verl_dra.embedding.encoder import model_path
 from verl_dra.evaluate.benchmarks import PROMPT, Problem
+from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generations import GenerationsFile, Sample
 
 _PROMPTS_AT_A_TIME = 256
@@ -32,12 +34,17 @@ def generate(
 ) -> None:
     """Make the samples that `file` lacks and write them there, some hundred at a time.
 
-    Each has a seed of its own, made of its place, so that a run that was cut off ends as one that was not.
+    Each has a seed of its own, made of its place, so that a run that was cut off ends as one that was not, as far as
+    vLLM's arithmetic does not depend on what is computed together.
 
     Args:
         problems: by benchmark.
         engine: vLLM's engine arguments.
+
+    Raises:
+        EvaluationError: the file has samples of other settings or problems, or vLLM can't load the model.
     """
+    _check_problems(problems, file)
     file.begin(asdict(sampling))
     there = {(sample.benchmark, sample.problem, sample.sample) for sample in file.samples}
     missing = [
@@ -55,7 +62,10 @@ def generate(
         cpu_platform.activate()
     from vllm import LLM, SamplingParams
 
-    llm = LLM(sampling.model, seed=sampling.seed, **engine)
+    try:
+        llm = LLM(model_path(sampling.model, key="--model"), seed=sampling.seed, **engine)
+    except Exception as error:  # of several libraries, which share no base class
+        raise EvaluationError(f"vLLM can't load {sampling.model} ({type(error).__name__}: {error})") from error
     for start in range(0, len(missing), _PROMPTS_AT_A_TIME):
         part = missing[start : start + _PROMPTS_AT_A_TIME]
         chats: Any = [[{"role": "user", "content": sampling.prompt.replace("{problem}", p.text)}] for _, p, _ in part]
@@ -83,3 +93,17 @@ def generate(
             )
             for (name, p, sample), made in zip(part, outputs, strict=True)
         )
+
+
+def _check_problems(problems: Mapping[str, Sequence[Problem]], file: GenerationsFile) -> None:
+    """Samples that are there must be of these problems: a data set can change between two runs."""
+    for sample in file.samples:
+        of = problems.get(sample.benchmark)
+        if of is None:
+            continue
+        now = of[sample.problem] if 0 <= sample.problem < len(of) else None
+        if now is None or (now.text, now.answer) != (sample.question, sample.gold):
+            raise EvaluationError(
+                f"{file.path}: problem {sample.problem} of {sample.benchmark} is another one now; give another "
+                "--generations, or the data that it was made from"
+            )

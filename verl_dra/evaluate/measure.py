@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,8 @@ class Verdict(Protocol):
     def failed(self) -> bool: ...
 
 
-Check = Callable[[str, str], Verdict]
-"""From the right answer and a completion."""
+Check = Callable[[str | None, str], Verdict]
+"""From the right answer and a completion; None for the right answer where only the completion's is to be found."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,29 @@ class Judged:
     answer: str | None
     gold_parsed: bool
     failed: bool
+    by_source: bool = False
+    """Whether right or wrong is what its source says."""
+
+
+def check_samples(samples: Sequence[Sample], ks: Sequence[int]) -> None:
+    """Refuse problems of fewer samples than the largest k, before any is judged."""
+    sizes = Counter((sample.benchmark, sample.problem) for sample in samples)
+    (benchmark, problem), fewest = min(sizes.items(), key=lambda item: item[1])
+    if fewest < max(ks):
+        raise EvaluationError(
+            f"k={max(ks)}: problem {problem} of {benchmark} has {fewest} samples; give --k of at most {fewest}"
+        )
 
 
 def judge(samples: Sequence[Sample], check: Check, recheck: bool = False) -> list[Judged]:
     """Check all samples; those whose source says whether they are right keep that, unless `recheck`."""
 
     def one(sample: Sample) -> Judged:
-        verdict = check(sample.gold, sample.text)
-        right = verdict.right if recheck or sample.right is None else sample.right
-        return Judged(sample, right, verdict.answer, verdict.gold_parsed, verdict.failed)
+        if sample.right is None or recheck:
+            verdict = check(sample.gold, sample.text)
+            return Judged(sample, verdict.right, verdict.answer, verdict.gold_parsed, verdict.failed)
+        verdict = check(None, sample.text)
+        return Judged(sample, sample.right, verdict.answer, verdict.gold_parsed, verdict.failed, by_source=True)
 
     with ThreadPoolExecutor() as threads:
         return list(threads.map(one, samples))
@@ -66,56 +81,61 @@ def measure(
 ) -> dict[str, Any]:
     """The measures of one benchmark.
 
+    Problems may have different numbers of samples: a measure is found of each problem from all the samples that it has,
+    and each problem weighs the same in the mean. Measures of right samples alone (`/right`) are means over the problems
+    that have any.
+
     Args:
         judged: its samples.
-        ks: the k of pass@k and maj@k.
+        ks: the k of pass@k and maj@k, as `check_samples` accepts them.
         encoder: what diversity is seen with; None to leave it out.
         draws: bootstrap samples of the intervals.
+        seed: of the bootstrap.
 
     Returns:
-        `mean`, `interval` (95 %, over problems) and `problems` (of each measure by name: mean, [low, high], a value
-        each problem), and `counts`. pass@1 is the mean over a problem's samples, however many it has.
-
-    Raises:
-        EvaluationError: a problem has fewer samples than a k.
+        `mean` and `interval` (95 %, over problems) of each measure by name; `problems`: columns of each problem's
+        number, question, samples and right ones, and of each measure by name (None where it has none); `counts`.
     """
-    groups: dict[int, list[Judged]] = defaultdict(list)
+    by_number: dict[int, list[Judged]] = defaultdict(list)
     for one in judged:
-        groups[one.sample.problem].append(one)
-    numbers = sorted(groups)
-    by_problem: dict[str, list[float]] = {"pass@1": []}
-    for number in numbers:
-        group = groups[number]
+        by_number[one.sample.problem].append(one)
+    groups = [by_number[number] for number in sorted(by_number)]
+    measures: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
         right, answers = [one.right for one in group], [one.answer for one in group]
-        values = {"pass@1": sum(right) / len(right)}
-        for k in ks:
-            if k > len(group):
-                raise EvaluationError(
-                    f"k={k}: problem {number} of {group[0].sample.benchmark} has {len(group)} samples"
-                )
-            if k > 1:
-                values[f"pass@{k}"] = pass_at_k(len(right), sum(right), k)
-                values[f"maj@{k}"] = maj_at_k(answers, right, k, seed)
-        values |= {f"distinct-{n}": distinct_n([one.sample.text for one in group], n) for n in _NGRAMS}
-        for name, value in values.items():
-            by_problem.setdefault(name, []).append(value)
+        measures["pass@1"].append(sum(right) / len(right))
+        for k in sorted(set(ks) - {1}):
+            measures[f"pass@{k}"].append(pass_at_k(len(right), sum(right), k))
+            measures[f"maj@{k}"].append(maj_at_k(answers, right, k))
+        for n in _NGRAMS:
+            measures[f"distinct-{n}"].append(distinct_n([one.sample.text for one in group], n))
+            of_right = [one.sample.text for one in group if one.right]
+            measures[f"distinct-{n}/right"].append(distinct_n(of_right, n) if of_right else math.nan)
     if encoder is not None:
-        by_problem |= _diversity([groups[number] for number in numbers], encoder)
-    counts = Counter({"problems": len(numbers), "samples": len(judged)})
-    for one in judged:
-        counts["truncated"] += one.sample.truncated
-        counts["answer_unparsed"] += one.answer is None
-        counts["gold_unparsed"] += not one.gold_parsed
-        counts["check_failed"] += one.failed
-    known = {name: [v for v in values if v == v] for name, values in by_problem.items()}
+        measures |= _diversity(groups, encoder)
+    # NaN is no JSON, and no value.
+    known = {name: [value for value in values if not math.isnan(value)] for name, values in measures.items()}
     return {
         "mean": {name: sum(values) / len(values) if values else None for name, values in known.items()},
         "interval": {name: interval(values, draws, seed) if values else None for name, values in known.items()},
         "problems": {
-            name: [None if v != v else v for v in values]
-            for name, values in by_problem.items()  # NaN is no JSON
+            "number": [group[0].sample.problem for group in groups],
+            "question": [group[0].sample.question for group in groups],
+            "samples": [len(group) for group in groups],
+            "right": [sum(one.right for one in group) for group in groups],
+            **{name: [None if math.isnan(value) else value for value in values] for name, values in measures.items()},
         },
-        "counts": dict(counts),
+        "counts": {
+            "problems": len(groups),
+            "samples": len(judged),
+            "fewest_samples": min(map(len, groups)),
+            "most_samples": max(map(len, groups)),
+            "judged_by_source": sum(one.by_source for one in judged),
+            "truncated": sum(one.sample.truncated for one in judged),
+            "answer_unparsed": sum(one.answer is None for one in judged),
+            "gold_unparsed": sum(not one.gold_parsed for one in judged),
+            "check_failed": sum(one.failed for one in judged),
+        },
     }
 
 
