@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,8 +20,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
-from verl_dra.rewards import CheckerError, Verdict, check, compute_score, cosine_reward, format_reward
+from verl_dra.rewards import CheckerError, Verdict, check, checker, compute_score, cosine_reward, format_reward
 
+WORKER = str(Path(checker.__file__).with_name("worker.py"))
 TOWER = r"\boxed{9^{9^{9^{9}}}}"
 
 
@@ -89,9 +93,47 @@ def test_cosine_stays_in_its_bounds_and_comes_round(right: bool, characters: int
         ("7", r"\boxed{7} or \boxed{8}", False),  # several boxes are a set
         ("7", r"\boxed{7", False),
         ("7", "", False),
+        (r"50\%", r"\boxed{50\%}", True),
+        (r"50\%", r"\boxed{5\%}", False),
+        ("0.25", r"\boxed{\frac{1}{4}}", True),
+        (r"\text{Tuesday}", r"\boxed{\text{Tuesday}}", True),
+        (r"\text{Tuesday}", r"\boxed{\text{Monday}}", False),
+        ("3", r"\boxed{2 + 1 = 3}", True),  # of an equation the last side counts where the gold answer is none
+        ("x^2 + y^2 = 1", r"\boxed{1}", False),  # and not the other way round
+        ("1 < x < 2", r"\boxed{(1, 2)}", True),
     ],
 )
 def test_answers_by_hand(gold: str, text: str, right: bool) -> None:
+    verdict = check(gold, text)
+    assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "right"),
+    [
+        # math-verify takes a \\frac{1}{2} out of text without marks of LaTeX, and leaves the rest.
+        (r"3+\frac{1}{2}", r"\boxed{\frac{7}{2}}", True),
+        (r"3+\frac{1}{2}", r"\boxed{\frac{1}{2}}", False),
+        (r"2\frac{1}{2}", r"\boxed{2.5}", True),
+        (r"2\frac{1}{2}", r"\boxed{0.5}", False),
+        (r"\frac{1}{2}x", r"\boxed{\frac{x}{2}}", True),
+        (r"[0, \frac{1}{2}]", r"\boxed{[0, \frac{1}{2}]}", True),
+        (r"[0, \frac{1}{2}]", r"\boxed{\frac{1}{2}}", False),
+        (
+            r"\begin{pmatrix}1\\[2pt]\frac{1}{2}\end{pmatrix}",
+            r"\boxed{\frac{1}{2}}",
+            False,
+        ),  # \\[ opens no formula here
+        ("\n42\n", r"\boxed{42}", True),
+        ("\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}", True),
+        ("$5", r"\boxed{5}", True),
+        (r"\$5", r"\boxed{5}", True),
+        # With marks of its own it is read as it stands.
+        (r"$3+\frac{1}{2}$", r"\boxed{3.5}", True),
+        (r"It is \(3\), so \[x = \boxed{4}\]", r"\boxed{4}", True),
+    ],
+)
+def test_a_gold_answer_is_read_whole(gold: str, text: str, right: bool) -> None:
     verdict = check(gold, text)
     assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
 
@@ -122,8 +164,9 @@ def test_the_score_by_hand() -> None:
     assert (wrong["acc"], wrong["answer_unparsed"]) == (0.0, 1.0)
 
 
-def test_an_unreadable_gold_answer_gives_the_papers_one() -> None:
-    score = compute_score("any", r"\boxed{4}", "")
+@pytest.mark.parametrize("gold", ["", " \n", "$ $"])
+def test_an_unreadable_gold_answer_gives_the_papers_one(gold: str) -> None:
+    score = compute_score("any", r"\boxed{4}", gold)
     assert (score["score"], score["acc"], score["cosine"], score["gold_unparsed"]) == (2.0, 1.0, 1.0, 1.0)
 
 
@@ -206,22 +249,57 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
     assert workers(os.getpid()) == before
 
 
-def test_no_worker_outlives_its_parent() -> None:
+def test_no_worker_outlives_its_parent_even_where_that_ignores_alarms() -> None:
     code = f"""
-import os, sys, threading
+import os, signal, threading
 from verl_dra.rewards import check
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 check("2", r"\\boxed{{2}}")
-threading.Thread(target=check, args=("2", {TOWER!r}, 3.0), daemon=True).start()
+threading.Thread(target=check, args=("2", {TOWER!r}, 1.0), daemon=True).start()
 children = [line.split()[0] for line in os.popen(f"ps --ppid {{os.getpid()}} -o pid=,args=") if "worker.py" in line]
 print(*children, flush=True)
 os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     (pid,) = map(int, done.stdout.split())
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_end(pid, seconds=30)
+
+
+def wait_for_end(pid: int, seconds: float) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        assert poll.poll(1000 * seconds), f"{pid} is still there"
+    finally:
+        os.close(descriptor)
+
+
+def test_a_worker_takes_no_more_memory_than_its_parent_may() -> None:
+    limit = 2 * 2**30
+    done = subprocess.run(
+        [sys.executable, WORKER],
+        input=b"",
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert (done.returncode, done.stdout) == (0, struct.pack("!I", 2) + b"{}"), done.stderr.decode()
+
+
+def test_a_worker_keeps_the_path_that_its_user_set(tmp_path: Path) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('the one on the path')\n")
+    done = subprocess.run(
+        [sys.executable, WORKER],
+        input=b"",
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
+    )
+    assert b"the one on the path" in done.stdout
 
 
 def test_without_math_verify_the_error_says_what_to_install(tmp_path: Path) -> None:

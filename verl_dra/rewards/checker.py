@@ -49,8 +49,13 @@ def check(gold: str | None, text: str, timeout_s: float = 5.0, lenient: bool = F
     the check takes longer than `timeout_s`: math-verify's own limits work in main threads alone, and not inside a long
     computation.
 
+    One thing is not as in the paper's code, which gives math-verify's `verify` the two the other way round than it asks
+    for. That is seen where one of them is an equation or inequality: here `2 + 1 = 3` is right for 3, and 1 is not for
+    `x^2 + y^2 = 1`.
+
     Args:
-        gold: the right answer, as LaTeX (`$\frac12$`, `\boxed{...}`) or bare; None to find the answer of `text` alone.
+        gold: the right answer, as a text with LaTeX in it (`$\frac12$`, `\boxed{...}`) or as LaTeX alone; None to
+            find the answer of `text` alone.
         text: a completion.
         timeout_s: seconds.
         lenient: whether plain numbers count as answers and malformed LaTeX is mended, as in evaluations.

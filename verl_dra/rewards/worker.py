@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -15,14 +16,22 @@ from typing import Any, BinaryIO
 
 MEMORY = 4 * 2**30
 """Bytes that a check may take: a power tower fills whatever there is."""
+_MARKS = re.compile(r"\\boxed|(?<!\\)(?:\$|\\[(\[])")
+r"""Where LaTeX begins in a text; not `\$`, nor `\\[`, which ends a line of a matrix."""
 
 
 def main() -> None:
-    # The folder of this file, in which `import` would look first.
-    del sys.path[0]
+    # In the folder of this file `import` would look first, unless Python was told not to.
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no reply
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    # What a parent does with its own alarms is inherited.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     try:
         import math_verify  # noqa: F401
     except ImportError as error:
@@ -51,9 +60,10 @@ def _check(gold: str | None, text: str, lenient: bool) -> dict[str, Any]:
     answer = parse(text, extraction_config=taken, **untimed)
     right, gold_parsed = False, True
     if gold is not None:
+        # Of a gold answer without marks of LaTeX math-verify would read nothing, or a fraction in it alone.
+        boxed = rf"\boxed{{{gold.strip()}}}"
         golds: list[Any] = []
-        # A gold answer without marks of LaTeX, such as 42, is read as one.
-        for written in (gold, f"${gold}$"):
+        for written in (gold, boxed) if _MARKS.search(gold) else (boxed,):
             golds = golds or parse(
                 written, extraction_config=[boxed_first if lenient else LatexExtractionConfig()], **untimed
             )
