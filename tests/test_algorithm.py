@@ -107,7 +107,9 @@ def test_row_order_does_not_matter(name: str, batch: tuple[torch.Tensor, torch.T
     order = torch.randperm(len(group), generator=torch.Generator().manual_seed(seed))
     ours = SMI[name][0]
     weights = diversity_weights(ours(vectors, group))
-    torch.testing.assert_close(diversity_weights(ours(vectors[order], group[order])), weights[order], rtol=0, atol=1e-6)
+    # The sums of a large group of opposed vectors pass through numbers as large as the group.
+    atol = max(1e-6, torch.finfo(torch.float32).eps * int(torch.unique(group, return_counts=True)[1].max()))
+    torch.testing.assert_close(diversity_weights(ours(vectors[order], group[order])), weights[order], rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", SMI)

@@ -35,8 +35,9 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removeprefix("."): node}
 
 
-@pytest.mark.parametrize("hardware", HARDWARE)
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("run", "hardware"), [*((run, "four_gpus") for run in RUNS), *(("dra_dr_grpo", other) for other in HARDWARE[1:])]
+)
 def test_every_run_passes_its_checks_and_verls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, hardware: str
 ) -> None:
