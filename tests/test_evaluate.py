@@ -227,9 +227,11 @@ def test_samples_are_gone_on_with_for_the_same_problems_alone(tmp_path: Path) ->
     path = tmp_path / "g.jsonl"
     sampling = Sampling(model="no model is loaded", samples=1)
     file = GenerationsFile(path)
-    file.begin(asdict(sampling))
+    file.begin({**asdict(sampling), "engine": {}})
     file.add([sample(0, 0, "x")])
     generate({"aime24": [Problem(0, "problem 0", "4")]}, sampling, GenerationsFile(path), {})
+    with pytest.raises(EvaluationError, match="was made with another engine"):
+        generate({"aime24": [Problem(0, "problem 0", "4")]}, sampling, GenerationsFile(path), {"max_model_len": 9})
     for other in (Problem(0, "problem 0", "5"), Problem(0, "another", "4")):
         with pytest.raises(EvaluationError, match="problem 0 of aime24 is another one now"):
             generate({"aime24": [other]}, sampling, GenerationsFile(path), {})
@@ -489,6 +491,24 @@ def test_the_prompt_is_the_papers() -> None:
     assert PROMPT.startswith("Solve the following math problem efficiently and clearly.  The last line")
     assert r"$\boxed{ANSWER}$" in PROMPT
     assert PROMPT.endswith("\n\n{problem}")
+
+
+def test_equal_answers_vote_together_however_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    file = GenerationsFile(path)
+    file.begin({})
+    written = [BOXED % "4"] * 2 + [BOXED % "x=4"] * 2 + [BOXED % "7"] * 3
+    file.add(sample(0, i, text) for i, text in enumerate(written))
+    result = evaluate(tmp_path, "--generations", str(path), "--k", "7")["benchmarks"]["aime24"]
+    assert result["problems"]["maj@7"] == [1]
+
+
+def test_scores_that_are_no_numbers_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "1.jsonl"
+    rows = [{"input": "q", "output": BOXED % a, "gts": "4", "score": [float(a == 4)], "step": 1} for a in (4, 5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = evaluate(tmp_path, "--generations", str(path), "--k", "1")["benchmarks"]["1"]
+    assert result["problems"]["pass@1"] == [0.5]
 
 
 @pytest.mark.slow

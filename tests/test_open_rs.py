@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
-from verl_dra.config import prepare
+from verl_dra.config import ConfigError, prepare
 from verl_dra.embedding.encoder import BUNDLED_MODEL
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "open_rs"
@@ -51,8 +51,15 @@ def test_every_run_passes_its_checks_and_verls(
     assert need_reference_policy(config)  # for the KL loss
     assert dra.enabled == run.startswith("dra_")
     assert dra.base_estimator == "grpo"
-    rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
-    assert rows % (config.trainer.nnodes * config.trainer.n_gpus_per_node) == 0
+    model = config.actor_rollout_ref
+    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    for prompts in {config.data.train_batch_size, 12 if config.data.train_batch_size == 8 else 64}:
+        rows = prompts * model.rollout.n
+        assert rows % gpus == 0
+        # veRL refuses a batch that micro-batches don't divide, after its rollout.
+        for part, key in ((model.actor, "ppo"), (model.ref, "log_prob"), (model.rollout, "log_prob")):
+            assert rows // gpus % part[f"{key}_micro_batch_size_per_gpu"] == 0
+    assert config.trainer.total_training_steps <= 7000 // config.data.train_batch_size * config.trainer.total_epochs
 
 
 @pytest.mark.parametrize(("run", "baseline"), [("dra_grpo", "grpo"), ("dra_dr_grpo", "dr_grpo")])
@@ -129,6 +136,22 @@ def test_what_a_script_starts_composes(tmp_path: Path, captured: Path, run: str)
     assert config.data.train_files == "/data/open rs/train.parquet"
     assert (config.trainer.n_gpus_per_node, config.trainer.total_training_steps) == (1, 3)
     assert (config.actor_rollout_ref.model.path, config.data.seed) == ("/models/mine", 7)
+
+
+def test_runs_that_differ_keep_their_checkpoints_apart(tmp_path: Path) -> None:
+    folders = {
+        composed(tmp_path, run, *overrides).trainer.default_local_dir
+        for run in ("grpo", "dra_grpo")
+        for overrides in ([], ["seed=1"], ["hardware=one_gpu"])
+    }
+    assert len(folders) == 6
+
+
+def test_without_math_verify_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs math-verify.*pip install 'verl_dra\[math\]'"):
+        prepare(composed(tmp_path, "grpo"))
 
 
 def test_a_script_takes_hydras_options_and_its_defaults_from_the_config(tmp_path: Path, captured: Path) -> None:

@@ -161,4 +161,6 @@ def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
         select_fields=["old_log_probs", "response_mask"],
     )
     pairs = zip(data["old_log_probs"].unbind(), data["response_mask"].unbind(), strict=True)
-    return torch.stack([log_probs[mask.bool()].float().mean() for log_probs, mask in pairs])
+    means = torch.stack([log_probs[mask.bool()].float().mean() for log_probs, mask in pairs])
+    # A response without tokens has no mean; it counts as the rarest, as elsewhere it counts as unique.
+    return means.nan_to_num(nan=torch.finfo(torch.float32).min)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import uuid
 from pathlib import Path
@@ -16,6 +17,7 @@ from verl_dra.config.schema import WEIGHTS, DRAConfig
 ESTIMATOR = "dra"
 _ESTIMATOR_UNSET = "grpo"
 _REWARD_MANAGER = "pkg://verl_dra.reward_manager:DRARewardManager"
+_REWARDS = "pkg://verl_dra.rewards"
 _MANAGER_UNSET = "naive"  # veRL's own default, which can't be told from one that was set
 
 # What an estimator needs that the reward adjustment has no place in, or that veRL gives only under its own name.
@@ -52,6 +54,7 @@ def prepare(config: DictConfig) -> DRAConfig:
         _check_platform(config)
         dra = _typed(config)
         _fill_base(config, dra)
+        _check_rewards(config)
         if dra.enabled:
             _check(config, dra)
     except ValueError as error:
@@ -149,6 +152,14 @@ def _check_estimator(name: str) -> None:
     if name not in ADV_ESTIMATOR_REGISTRY:
         fit = sorted(ADV_ESTIMATOR_REGISTRY.keys() - _UNFIT_ESTIMATORS.keys())
         raise ValueError(f"dra.base_estimator={name} is not registered with veRL; registered are {', '.join(fit)}")
+
+
+def _check_rewards(config: DictConfig) -> None:
+    if config.reward.custom_reward_function.path == _REWARDS and importlib.util.find_spec("math_verify") is None:
+        raise ValueError(
+            f"reward.custom_reward_function.path={_REWARDS} needs math-verify, which is not installed; "
+            "pip install 'verl_dra[math]' on every node"
+        )
 
 
 def _check_reward_manager(config: DictConfig, name: str) -> None:

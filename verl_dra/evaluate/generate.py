@@ -45,7 +45,9 @@ def generate(
         EvaluationError: the file has samples of other settings or problems, or vLLM can't load the model.
     """
     _check_problems(problems, file)
-    file.begin(asdict(sampling))
+    # More samples of a problem are the same ones and others.
+    settings = {name: value for name, value in asdict(sampling).items() if name != "samples"}
+    file.begin({**settings, "engine": dict(engine)})
     there = {(sample.benchmark, sample.problem, sample.sample) for sample in file.samples}
     missing = [
         (name, problem, sample)

@@ -179,8 +179,9 @@ def read(path: Path, recheck: bool = False) -> Generations:
 
 
 def _from_verl(path: Path, rows: list[tuple[int, dict[str, Any]]], recheck: bool) -> list[Sample]:
-    scores = {row.get("score") for _, row in rows if not isinstance(row.get("score"), (dict, list))}
-    judge = "score" if any(scores <= of for of in _JUDGED_SCORES) else None
+    scores = [row.get("score") for _, row in rows]
+    plain = all(isinstance(score, (int, float)) for score in scores)
+    judge = "score" if plain and any(set(scores) <= of for of in _JUDGED_SCORES) else None
     if any(row.get("acc") is not None for _, row in rows):
         judge = "acc"
     problems: dict[tuple[str, str], int] = {}

@@ -102,7 +102,9 @@ def measure(
     groups = [by_number[number] for number in sorted(by_number)]
     measures: dict[str, list[float]] = defaultdict(list)
     for group in groups:
-        right, answers = [one.right for one in group], [one.answer for one in group]
+        right = [one.right for one in group]
+        # Answers that are equal to the gold answer are equal, however they are written.
+        answers = ["right" if one.right and not one.by_source else one.answer for one in group]
         measures["pass@1"].append(sum(right) / len(right))
         for k in sorted(set(ks) - {1}):
             measures[f"pass@{k}"].append(pass_at_k(len(right), sum(right), k))

@@ -7,6 +7,7 @@ from typing import Any
 from verl_dra.rewards.checker import check
 from verl_dra.rewards.terms import cosine_reward, format_reward
 
+_LONGEST_CHECK_S = 3600
 _UNREADABLE_GOLD = 1.0
 """The paper's code gives this where the gold answer can't be read, and so teaches nothing by such problems."""
 
@@ -34,10 +35,12 @@ def compute_score(
 
     Raises:
         CheckerError: math-verify is not there.
-        ValueError: `max_len` or `timeout_s` is not above 0.
+        ValueError: `max_len` or `timeout_s` is not above 0, or `timeout_s` above an hour.
     """
-    if not (max_len > 0 and timeout_s > 0):
-        raise ValueError(f"max_len={max_len} and timeout_s={timeout_s} must be above 0")
+    if not (max_len > 0 and 0 < timeout_s <= _LONGEST_CHECK_S):
+        raise ValueError(
+            f"max_len={max_len} must be above 0, and timeout_s={timeout_s} too, at most {_LONGEST_CHECK_S}"
+        )
     verdict = check(str(ground_truth), solution_str, timeout_s)
     if verdict.gold_parsed:
         accuracy = float(verdict.right)

@@ -5,6 +5,8 @@ from __future__ import annotations
 _DR = (
     "algorithm.norm_adv_by_std_in_grpo=False",
     "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+    # Unset, veRL divides by the longest response of each micro-batch.
+    "actor_rollout_ref.actor.loss_scale_factor=64",
 )
 _WITHOUT = ("dra.enabled=False",)
 

@@ -50,7 +50,7 @@ def train(out: Path, arms: Sequence[str], seeds: Sequence[int], steps: int) -> i
 def _is_done(run: Path, wanted: dict[str, object]) -> bool:
     try:
         done = json.loads((run / DONE).read_text())
-    except OSError:
+    except (OSError, ValueError):  # not there, or torn
         return False
     return all(done.get(key) == value for key, value in wanted.items())
 
