@@ -30,13 +30,7 @@ SHORT = [
 LONG = " ".join(f"Step {i}: multiply {i} by {i + 3} and then subtract {i % 5}." for i in range(12))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other at each of a model's many small operations."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

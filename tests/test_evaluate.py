@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -509,6 +511,17 @@ def test_scores_that_are_no_numbers_are_checked(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = evaluate(tmp_path, "--generations", str(path), "--k", "1")["benchmarks"]["1"]
     assert result["problems"]["pass@1"] == [0.5]
+
+
+def test_the_command_line_starts_without_what_only_a_command_needs() -> None:
+    code = """
+import sys
+sys.modules |= {"pyarrow": None, "datasets": None, "vllm": None}
+from verl_dra.cli import main
+main(["simulate", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

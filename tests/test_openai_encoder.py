@@ -33,13 +33,7 @@ AT_ONCE = {"retry-after-ms": "1"}
 
 Build = Callable[..., Encoder]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +54,10 @@ def build(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Encoders by configuration, with the server's key in the environment; the request at the start is not seen."""
     monkeypatch.setenv("EMBED_KEY", KEY)
 
+    return builder(proxy)
+
+
+def builder(proxy: FaultProxy) -> Build:
     def build(**settings: Any) -> Encoder:
         encoder = build_encoder(openai_config(**{"base_url": proxy.url, **settings}))
         proxy.seen.clear()
@@ -701,12 +699,7 @@ def vllm_proxy(vllm: str) -> Iterator[FaultProxy]:
 def vllm_build(vllm_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Build:
     monkeypatch.setenv("EMBED_KEY", KEY)
 
-    def build(**settings: Any) -> Encoder:
-        encoder = build_encoder(openai_config(**{"base_url": vllm_proxy.url, **settings}))
-        vllm_proxy.seen.clear()
-        return encoder
-
-    return build
+    return builder(vllm_proxy)
 
 
 def direct(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:

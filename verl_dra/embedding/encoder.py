@@ -141,6 +141,13 @@ class Encoder(Protocol):
         ...
 
 
+def encode_all(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Vectors [n, D] of any texts: equal ones are embedded once, lone surrogates as question marks."""
+    readable = [text.encode(errors="replace").decode() for text in texts]
+    row = {text: i for i, text in enumerate(dict.fromkeys(readable))}
+    return encoder.encode(list(row)).vectors[[row[text] for text in readable]]
+
+
 def build_encoder(config: EmbeddingConfig) -> Encoder:
     """Load the encoder that `config` names.
 

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
 from verl_dra.evaluate.estimators import EvaluationError
 
 PROMPT = (
@@ -81,10 +78,14 @@ def _text(value: Any) -> str:
     """Empty where there is none. OlympiadBench has lists; several answers are written as one."""
     if isinstance(value, list):
         return ", ".join(_text(part) for part in value)
-    return "" if value is None or value != value else str(value).strip()  # NaN: pandas' word for none
+    return "" if value is None or value != value else str(value).strip()  # NaN: none, in a column of numbers
 
 
 def _local(path: Path) -> list[dict[str, Any]]:
+    # Imported here: `verl-dra` starts without it.
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
     try:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from verl_dra import effective_paths, graph_cut_smi
-from verl_dra.embedding import Encoder
+from verl_dra.embedding import Encoder, encode_all
 from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
 from verl_dra.evaluate.generations import Sample
 
@@ -143,9 +143,7 @@ def measure(
 
 def _diversity(groups: Sequence[Sequence[Judged]], encoder: Encoder) -> dict[str, list[float]]:
     """Effective paths and mean SMI of each group, of all samples and of the right ones (NaN where there are none)."""
-    texts = [_readable(one.sample.text) for group in groups for one in group]
-    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    vectors = encoder.encode(list(row)).vectors[[row[text] for text in texts]]
+    vectors = encode_all(encoder, [one.sample.text for group in groups for one in group])
     of_group = torch.tensor([i for i, group in enumerate(groups) for _ in group])
     right = torch.tensor([one.right for group in groups for one in group])
     found: dict[str, list[float]] = {}
@@ -159,7 +157,3 @@ def _diversity(groups: Sequence[Sequence[Judged]], encoder: Encoder) -> dict[str
             smi[there] = total[there] / sizes
         found |= {f"effective_paths{suffix}": paths.tolist(), f"smi{suffix}": smi.tolist()}
     return found
-
-
-def _readable(text: str) -> str:
-    return text.encode(errors="replace").decode()

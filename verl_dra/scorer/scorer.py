@@ -289,9 +289,12 @@ class Scorer:
         if job is not None:
             job.sessions.discard(session)
             if not job.sessions and job.digest in self._queue:
-                del self._queue[job.digest]
-                self._queue_bytes -= job.size
+                self._unqueue(job)
                 self._room.notify_all()
+
+    def _unqueue(self, job: _Job) -> None:
+        del self._queue[job.digest]
+        self._queue_bytes -= job.size
 
     def _embed_or_end(self) -> None:
         """Embed for ever; a scorer that can't is of no use, and Ray starts the process that it has for itself again."""
@@ -321,8 +324,7 @@ class Scorer:
             # One text shows whether the encoder is back: not always the same, which may be what it can't do.
             probe = min(islice(self._queue.values(), _PROBES), key=lambda job: job.probes)
             probe.probes += 1
-            del self._queue[probe.digest]
-            self._queue_bytes -= probe.size
+            self._unqueue(probe)
             return [probe]
         jobs: list[_Job] = []
         size = 0
@@ -332,8 +334,7 @@ class Scorer:
             company = min(company, job.company)
             if jobs and len(jobs) >= company:
                 break
-            del self._queue[job.digest]
-            self._queue_bytes -= job.size
+            self._unqueue(job)
             jobs.append(job)
             size += job.size
         return jobs

@@ -15,7 +15,7 @@ import torch
 from tiny_paths.study.train import DONE, VALIDATION
 from tiny_paths.task import STRATEGIES
 from verl_dra import effective_paths
-from verl_dra.embedding import EmbeddingConfig, Encoder
+from verl_dra.embedding import EmbeddingConfig, Encoder, encode_all
 from verl_dra.evaluate.estimators import pass_at_k
 
 K = 8
@@ -59,12 +59,9 @@ def _entropy(counts: Sequence[int]) -> float:
 
 
 def _effective_paths(groups: Sequence[Sequence[dict[str, Any]]], encoder: Encoder) -> float:
-    texts = [sample["output"] for group in groups for sample in group]
-    distinct = list(dict.fromkeys(texts))
-    vectors = encoder.encode(distinct).vectors
-    row = {text: i for i, text in enumerate(distinct)}
+    vectors = encode_all(encoder, [sample["output"] for group in groups for sample in group])
     ids = torch.tensor([i for i, group in enumerate(groups) for _ in group])
-    return float(effective_paths(vectors[[row[text] for text in texts]], ids).mean())
+    return float(effective_paths(vectors, ids).mean())
 
 
 def _times(metrics: Path) -> dict[str, float]:
