@@ -251,13 +251,12 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
 
 def test_no_worker_outlives_its_parent_even_where_that_ignores_alarms() -> None:
     code = f"""
-import os, signal, threading
+import os, psutil, signal, threading
 from verl_dra.rewards import check
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
 check("2", r"\\boxed{{2}}")
 threading.Thread(target=check, args=("2", {TOWER!r}, 1.0), daemon=True).start()
-children = [line.split()[0] for line in os.popen(f"ps --ppid {{os.getpid()}} -o pid=,args=") if "worker.py" in line]
-print(*children, flush=True)
+print(*(child.pid for child in psutil.Process().children()), flush=True)
 os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
