@@ -65,13 +65,19 @@ def train(config: DictConfig, output: Path) -> None:
 def _log_to(config: DictConfig, output: Path) -> None:
     """Where veRL's loggers write, by the environment variables that they read."""
     with open_dict(config):
-        environment = {
-            "TENSORBOARD_DIR": str(output / "tensorboard"),
-            "VERL_FILE_LOGGER_PATH": str(output / "metrics.jsonl"),
-        }
+        metrics = output / "metrics.jsonl"
+        _set_aside(metrics)
+        environment = {"TENSORBOARD_DIR": str(output / "tensorboard"), "VERL_FILE_LOGGER_PATH": str(metrics)}
         environment = {name: os.environ.get(name, value) for name, value in environment.items()}
         chosen = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", {**environment, **chosen}, force_add=True)
+
+
+def _set_aside(metrics: Path) -> None:
+    """Keep a resumed run's metrics as metrics.1.jsonl, metrics.2.jsonl and so on: veRL 0.9.1 writes over them."""
+    if metrics.exists():
+        number = 1 + len(list(metrics.parent.glob("metrics.*.jsonl")))
+        metrics.rename(metrics.with_name(f"metrics.{number}.jsonl"))
 
 
 if __name__ == "__main__":

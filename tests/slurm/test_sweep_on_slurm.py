@@ -1,0 +1,97 @@
+"""`verl-dra sweep` on a real Slurm: arrays, states, resubmission, and two points that train."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from lab import Lab, LabError, wait_until
+
+sys.path.append(str(Path(__file__).parents[2] / "recipes"))
+from tiny_paths.demo import HERE as RECIPE
+from tiny_paths.demo import environment
+from tiny_paths.prepare import prepare
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+# In the place of ray.sbatch: fails at point 1 until told to go on.
+SCRIPT = """#!/usr/bin/env bash
+run=$DRA_SWEEP/$SLURM_ARRAY_TASK_ID
+echo "now running" >>"$run/state.log"
+if [[ $SLURM_ARRAY_TASK_ID == 1 && ! -e $DRA_SWEEP/go_on ]]; then
+  echo "now failed exit=7" >>"$run/state.log"
+  exit 7
+fi
+echo "$* $(<"$run/overrides.txt")" >"$run/arguments"
+echo "now completed exit=0" >>"$run/state.log"
+"""
+
+
+def sweep(slurm: Lab, *arguments: str) -> str:
+    return slurm.run("verl-dra", "sweep", *arguments, environment=environment()).stdout
+
+
+def wait_for(slurm: Lab, out: Path, ends: list[str], seconds: float) -> str:
+    """Wait for how the points' jobs say that they ended; gives what `--status` shows then."""
+
+    def said() -> list[str]:
+        logs = [out / str(point) / "state.log" for point in range(len(ends))]
+        return [log.read_text().splitlines()[-1].split()[1] if log.exists() else "" for log in logs]
+
+    wait_until(lambda: said() == ends, seconds, lambda: f"{said()}, not {ends}; {slurm.run('squeue').stdout}")
+    wait_until(lambda: not slurm.run("squeue", "--noheader").stdout, 60, lambda: slurm.run("squeue").stdout)
+    return sweep(slurm, "--status", str(out))
+
+
+def test_points_that_failed_are_submitted_again_and_no_others(slurm: Lab, tmp_path: Path) -> None:
+    script, out = tmp_path / "script", tmp_path / "out"
+    script.write_text(SCRIPT)
+    grid = ["dra.smi=graph_cut,log_det,clusters", "actor_rollout_ref.rollout.n=4", "+platform=cpu"]
+    shown = sweep(slurm, "--script", str(script), "--out", str(out), "--max-running=2", *grid)
+    assert (first := re.search(r"submitted 3 points as job (\d+)", shown))
+    shown = wait_for(slurm, out, ["completed", "failed", "completed"], 60)
+    assert "2 completed, 1 failed; in " in shown
+    assert re.search(rf"^1  dra.smi=log_det\s+failed\s+{first[1]}_1\b", shown, re.MULTILINE)
+    (out / "go_on").touch()
+    shown = sweep(slurm, "--resubmit", str(out), "--script", str(script))
+    assert "submitted 1 points" in shown
+    assert "3 completed; in " in wait_for(slurm, out, ["completed"] * 3, 60)
+    shared = "verl-dra train actor_rollout_ref.rollout.n=4 +platform=cpu"
+    assert (out / "1" / "arguments").read_text() == f"{shared} dra.smi=log_det\n"
+    assert [len((out / str(i) / "state.log").read_text().splitlines()) for i in range(3)] == [2, 4, 2]
+    again = slurm.run("verl-dra", "sweep", "--resubmit", str(out), check=False)
+    assert (again.returncode, "no point failed" in again.stderr) == (1, True)
+
+
+def test_two_points_train_each_on_a_ray_cluster_of_its_own(slurm: Lab, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shown = slurm.run(
+        *("verl-dra", "sweep", "--out", str(out), "--config-dir", str(RECIPE), "--config-name", "tiny_paths"),
+        *("--max-running=1", "--sbatch=--nodes=1 --gres=gpu:1 --cpus-per-task=32"),
+        *("+platform=cpu", f"data_dir={prepare()}", f"recipe_dir={RECIPE}", "dra.smi=graph_cut,clusters"),
+        # The job's cluster, in the place of one that the CPU platform makes.
+        *(f"ray_kwargs.ray_init.{key}=null" for key in ("address", "num_cpus", "num_gpus", "include_dashboard")),
+        *("trainer.total_training_steps=1", "trainer.val_before_train=False", "trainer.test_freq=-1"),
+        environment={**environment(), "DRA_TMP": "/tmp/ray"},
+    ).stdout
+    assert "submitted 2 points" in shown
+    try:
+        shown = wait_for(slurm, out, ["completed"] * 2, 1200)
+    except LabError:
+        sys.stderr.write("".join(path.read_text()[-3000:] for path in out.glob("*/*.out")))
+        raise
+    smi = []
+    for point in ("0", "1"):
+        (line,) = (out / point / "metrics.jsonl").read_text().splitlines()
+        smi.append(json.loads(line)["data"]["dra/smi/mean"])
+        assert (out / point / "checkpoints").is_dir() is False  # save_freq is -1
+        assert [line.split()[1] for line in (out / point / "state.log").read_text().splitlines()] == [
+            "running",
+            "completed",
+        ]
+    # Sums of cosines, and numbers of siblings in the same cluster.
+    assert 0 < smi[1] < smi[0] < 7
+    assert re.search(r"^0  dra.smi=graph_cut\s+completed\s+\S+\s+1 +\S+ ", shown, re.MULTILINE)

@@ -1,0 +1,178 @@
+"""`verl-dra sweep` without a Slurm: the grid, the refusals, what a sweep's folder says. tests/slurm has a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verl_dra.cli import main
+from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
+from verl_dra.sweep.points import expand
+from verl_dra.sweep.slurm import sbatch
+from verl_dra.sweep.status import status
+
+N = "actor_rollout_ref.rollout.n=4"
+ROOT = Path(__file__).parents[1]
+
+values = st.sampled_from(["1", "2.5", "true", "null", "paper", "'a b'", "[1,2]", "{a:1}", "/data/x", "-3"])
+overrides = st.lists(
+    st.tuples(st.sampled_from(["a", "b.c", "d/e", "+f", "g"]), st.lists(values, min_size=1, max_size=3, unique=True)),
+    max_size=4,
+    unique_by=lambda pair: pair[0],
+).map(lambda pairs: [f"{key}={','.join(chosen)}" for key, chosen in pairs])
+
+
+@given(overrides)
+def test_the_points_are_those_of_hydras_multirun(given_overrides: list[str]) -> None:
+    shared, points = expand(given_overrides)
+    parsed = OverridesParser.create().parse_overrides(given_overrides)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    assert points == BasicSweeper.split_arguments(swept, None)[0]
+    assert sorted([*shared, *(o.input_line for o in swept)]) == sorted(given_overrides)
+
+
+def test_a_grid_and_what_its_points_share() -> None:
+    shared, points = expand(["a=1,2", "x=[1,2]", "b=choice(p,q)", "c=range(0,2)"])
+    assert shared == ["x=[1,2]"]
+    assert len(points) == 8
+    assert points[:3] == [["a=1", "b=p", "c=0"], ["a=1", "b=p", "c=1"], ["a=1", "b=q", "c=0"]]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("a=interval(0,1)", "no points"), ("a=[1", "a=[1"), ("a='x\ny',z", "line break")]
+)
+def test_what_has_no_points_is_refused(override: str, said: str) -> None:
+    with pytest.raises(SweepError) as error:
+        expand([override])
+    assert said in str(error.value)
+
+
+def test_every_point_is_composed_and_checked_before_anything_is_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    out = tmp_path / "out"
+    assert main(["sweep", "--out", str(out), "dra.smi=graph_cut,logdet", N]) == 1
+    assert "point 1 (dra.smi=logdet): dra.smi must be one of" in capsys.readouterr().err
+    assert main(["sweep", "--out", str(out), "no.such.key=1,2", N]) == 1
+    assert "no.such.key" in capsys.readouterr().err
+    assert not out.exists()
+    assert not (tmp_path / "submitted").exists()
+
+
+def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ROOT / "recipes" / "tiny_paths"
+    arguments = [
+        *("sweep", "--dry-run", "--out", str(tmp_path / "out"), "--max-running", "2"),
+        *("--sbatch=--nodes=2 --comment='a b'", "--config-dir", os.path.relpath(recipe), "--config-name", "tiny_paths"),
+        *("data_dir=/data", "recipe_dir=/recipe", "dra.negative_rewards=paper,shift", "trainer.total_training_steps=3"),
+    ]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "1  dra.negative_rewards=shift" in shown
+    assert (
+        f"not submitted: DRA_SWEEP={tmp_path}/out sbatch --parsable --array=0-1%2 --output={tmp_path}/out/%a/slurm.out "
+        f"--nodes=2 '--comment=a b' {ROOT}/launch/slurm/ray.sbatch verl-dra train --config-dir {recipe} "
+        "--config-name tiny_paths data_dir=/data recipe_dir=/recipe trainer.total_training_steps=3\n"
+    ) in shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to sweep"),
+        (["--max-running", "0", "dra.smi=a,b"], "--max-running must be at least 1, not 0"),
+        (["--sbatch=--array=1-2", "dra.smi=a,b"], "array and output are the sweep's own"),
+        (["--status", "/nowhere"], "/nowhere/sweep.json can't be read as a sweep"),
+        (["--resubmit", "/nowhere", "dra.smi=a,b"], "leave out overrides"),
+        (["--config-dir", "/nowhere", "dra.smi=a,b"], "--config-dir /nowhere is not a folder"),
+    ],
+)
+def test_impossible_options_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_without_slurm_it_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tmp_path / "sweep", Sweep(["verl-dra", "train"], [["a=1"]], [], None))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["sweep", "--status", str(tmp_path / "sweep")]) == 1
+    assert "squeue can't be run" in capsys.readouterr().err
+
+
+def test_looking_after_a_sweep_needs_neither_hydra_nor_verl(tmp_path: Path) -> None:
+    code = (
+        "import sys; from verl_dra.cli import main; main(['sweep', '--status', '/nowhere']); "
+        "sys.exit(', '.join({'hydra', 'omegaconf', 'verl', 'ray'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_keeps_its_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(["verl-dra", "train", "x=1"], [["a=1", "b='x y'"], ["a=2", "b=z"]], ["--nodes=2"], 3)
+    create(tmp_path, sweep)
+    sweep.submissions.append(Submission(7, [0, 1]))
+    sweep.save(tmp_path)
+    assert load(tmp_path) == sweep
+    assert (tmp_path / "0" / "overrides.txt").read_text() == "a=1\nb='x y'\n"
+    with pytest.raises(SweepError, match="holds a sweep"):
+        create(tmp_path, sweep)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_an_array_names_its_points_and_no_others(points: set[int]) -> None:
+    command = sbatch(Path("/out"), Sweep(["train"], [], [], None), sorted(points), Path("/ray.sbatch"))
+    ranges = command[2].removeprefix("--array=").split(",")
+    named = [range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1) for part in ranges]
+    assert list(chain(*named)) == sorted(points)
+
+
+def test_each_points_state_comes_from_the_queue_and_from_what_its_job_wrote(tmp_path: Path) -> None:
+    said = {
+        0: [],
+        1: ["running"],
+        2: ["running", "completed exit=0"],
+        3: ["running", "failed exit=1"],
+        4: ["running"],
+        5: ["running", "requeued exit=0"],
+        6: ["running", "time exit=124"],
+        7: [],
+        8: ["running", "failed exit=1"],
+        9: [],
+    }
+    sweep = Sweep([], [[f"a={i}"] for i in said], [], None, [Submission(5, list(range(9))), Submission(6, [8])])
+    create(tmp_path, sweep)
+    for number, states in said.items():
+        (tmp_path / str(number) / "state.log").write_text("".join(f"2026-01-01T00:00:00 {s} job=1\n" for s in states))
+    queue = {(5, 0): "PENDING", (5, 1): "RUNNING", (5, 5): "PENDING", (6, 8): "RUNNING", (5, 9): "RUNNING"}
+    points = status(tmp_path, sweep, queue)
+    assert [point.state for point in points] == [
+        *("waiting", "running", "completed", "failed", "lost", "requeued", "time", "lost", "running", "not submitted"),
+    ]
+    assert [point.job for point in points[7:]] == ["5_7", "6_8", ""]
+
+
+def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> None:
+    sweep = Sweep([], [["a=1"]], [], None)
+    create(tmp_path, sweep)
+    lines = [{"step": 1, "data": {"dra/effective_paths": 2.0}}, {"step": 2, "data": {"critic/score/mean": 0.5}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "0" / "metrics.jsonl").write_text(text + '{"step": 3, "da')
+    (point,) = status(tmp_path, sweep, {})
+    assert (point.step, point.metrics) == (2, {"dra/effective_paths": 2.0, "critic/score/mean": 0.5})
