@@ -44,7 +44,7 @@ def test_every_run_passes_its_checks_and_verls(
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     config = composed(tmp_path, run, f"hardware={hardware}")
     assert OmegaConf.to_container(config, resolve=True)
-    assert config.dra.embedding.model == "jinaai/jina-embeddings-v2-small-en"
+    assert config.dra.embedding.model == "nomic-ai/nomic-embed-text-v1.5"
     config.dra.embedding.model = BUNDLED_MODEL  # that one is not on this machine, and there is no hub
     dra = prepare(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
@@ -98,7 +98,7 @@ def test_the_papers_numbers_are_in_their_places(tmp_path: Path, run: str) -> Non
     if run.endswith("dr_grpo"):
         assert actor["loss_scale_factor"] == 3584
     assert (config["dra"]["smi"], config["dra"]["negative_rewards"]) == ("graph_cut", "paper")
-    assert config["dra"]["embedding"]["max_seq_length"] == 3584
+    assert config["dra"]["embedding"]["trust_remote_code"] is False
 
 
 @pytest.fixture

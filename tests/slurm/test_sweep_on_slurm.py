@@ -95,3 +95,19 @@ def test_two_points_train_each_on_a_ray_cluster_of_its_own(slurm: Lab, tmp_path:
     # Sums of cosines, and numbers of siblings in the same cluster.
     assert 0 < smi[1] < smi[0] < 7
     assert re.search(r"^0  dra.smi=graph_cut\s+completed\s+\S+\s+1 +\S+ ", shown, re.MULTILINE)
+
+
+def test_hydras_own_launcher_runs_the_trainer_on_a_node(slurm: Lab, tmp_path: Path) -> None:
+    done = slurm.run(
+        *("verl-dra", "train", "--multirun", "hydra/launcher=dra_slurm", f"hydra.sweep.dir={tmp_path}"),
+        *("trainer.n_gpus_per_node=4", "hydra.launcher.cpus_per_task=8", "actor_rollout_ref.rollout.n=4"),
+        "dra.smi=no_such_one,nor_this",
+        check=False,
+    )
+    # It takes seconds to be refused, and minutes to train; that it is refused there shows that it ran there.
+    assert done.returncode != 0
+    logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob(".submitit/*/*"))
+    for name in ("no_such_one", "nor_this"):
+        assert f"verl-dra: dra.smi must be one of graph_cut, log_det, clusters, not '{name}'" in logs
+    (script, *_) = [path.read_text() for path in tmp_path.glob(".submitit/*/*.sh")]
+    assert "#SBATCH --gpus-per-node=4" in script
