@@ -66,10 +66,9 @@ def _effective_paths(groups: Sequence[Sequence[dict[str, Any]]], encoder: Encode
 
 def _times(metrics: Path) -> dict[str, float]:
     steps = [
-        line["data"]
-        for line in map(json.loads, metrics.read_text().splitlines())
-        if "timing_s/step" in line["data"] and line["step"] > _FIRST_STEPS
+        line["data"] for line in map(json.loads, metrics.read_text().splitlines()) if "timing_s/step" in line["data"]
     ]
+    steps = steps[_FIRST_STEPS:] or steps
     step = statistics.median(data["timing_s/step"] for data in steps)
     wait = statistics.median(data.get("timing_s/dra_wait", 0.0) for data in steps)
     return {"step_seconds": step, "dra_wait_share": wait / step}
