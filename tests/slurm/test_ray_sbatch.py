@@ -134,6 +134,9 @@ def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_sam
     (work / "outputs" / "slurm" / job / "go_on").touch()
     # As Slurm does by #SBATCH --signal two minutes before the end.
     slurm.run("scancel", "--batch", "--signal=USR1", job)
+    slurm.wait(job, "PENDING", seconds=120)
+    # Slurm lets a requeued job wait for two minutes.
+    slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(work, job, "ready", times=2)
     ended = slurm.wait(job, seconds=120)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1")
