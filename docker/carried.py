@@ -1,4 +1,4 @@
-"""Holds what an image carries in place while the package is installed over it: torch, vllm, ray and what is built on them.
+"""Holds what an image carries in place while the package is installed over it: torch, vllm, ray and what needs them.
 
 carried.py record FOLDER    before: notes their versions, and writes pip's constraints to FOLDER/constraints.txt
 carried.py check FOLDER     after: ends with status 1 if one of them moved or if a requirement is newly unmet

@@ -1,4 +1,4 @@
-"""The image: its file is clean, it builds over a stand-in of veRL's, and what it starts is the user's and ends on order."""
+"""The image: its file is clean, it builds over a stand-in of veRL's, and what it starts is the user's and ends."""
 
 from __future__ import annotations
 
