@@ -183,18 +183,9 @@ def stand_in(buildah: Buildah, wheels: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's files and, beside them, what may not get into an image."""
-    folder = tmp_path_factory.mktemp("context")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    folder = tmp_path_factory.mktemp("context") / "repository"
+    left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "outputs", "build")
+    shutil.copytree(ROOT, folder, ignore=left_out)
     for name in (
         ".git/bait",
         ".venv/bin/bait",

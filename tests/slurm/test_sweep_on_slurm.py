@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,16 +99,30 @@ def test_two_points_train_each_on_a_ray_cluster_of_its_own(slurm: Lab, tmp_path:
 
 
 def test_hydras_own_launcher_runs_the_trainer_on_a_node(slurm: Lab, tmp_path: Path) -> None:
-    done = slurm.run(
-        *("verl-dra", "train", "--multirun", "hydra/launcher=dra_slurm", f"hydra.sweep.dir={tmp_path}"),
-        *("trainer.n_gpus_per_node=4", "hydra.launcher.cpus_per_task=8", "actor_rollout_ref.rollout.n=4"),
-        "dra.smi=no_such_one,nor_this",
-        check=False,
-    )
-    # It takes seconds to be refused, and minutes to train; that it is refused there shows that it ran there.
-    assert done.returncode != 0
-    logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob(".submitit/*/*"))
-    for name in ("no_such_one", "nor_this"):
-        assert f"verl-dra: dra.smi must be one of graph_cut, log_det, clusters, not '{name}'" in logs
+    # It takes seconds to be refused, and minutes to train; that it is refused there shows that it ran there. Without
+    # Slurm's accounting, which the lab has not, submitit does not see that a job without a result has ended.
+    run = [
+        "timeout",
+        "300",
+        "verl-dra",
+        "train",
+        "--multirun",
+        "hydra/launcher=dra_slurm",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
+    overrides = ["trainer.n_gpus_per_node=4", "hydra.launcher.cpus_per_task=8", "actor_rollout_ref.rollout.n=4"]
+    with ThreadPoolExecutor() as pool:
+        launcher = pool.submit(slurm.run, *run, *overrides, "dra.smi=no_such_one,nor_this", check=False)
+
+        def refused() -> bool:
+            logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob(".submitit/*/*.err"))
+            said = "verl-dra: dra.smi must be one of graph_cut, log_det, clusters, not '{}'"
+            return all(said.format(name) in logs for name in ("no_such_one", "nor_this"))
+
+        try:
+            wait_until(refused, 250, lambda: str(list(tmp_path.rglob("*"))))
+        finally:
+            slurm.run("pkill", "--full", "--", "hydra/launcher=dra_slurm", check=False)
+            launcher.result()
     (script, *_) = [path.read_text() for path in tmp_path.glob(".submitit/*/*.sh")]
     assert "#SBATCH --gpus-per-node=4" in script
