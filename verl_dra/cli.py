@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: list[str]) -> int:
-    from verl_dra import data, evaluate, simulate
+    from verl_dra import data, doctor, evaluate, simulate
 
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,6 +29,7 @@ def _parser(arguments: list[str]) -> int:
         "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
     )
     for name, command, text in (
+        ("doctor", doctor, "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
         ("simulate", simulate, "show diversity collapse, and DRA against it, on toy groups"),
         ("prepare-data", data, "turn a published maths set into veRL's parquet files"),
         ("evaluate", evaluate, "pass@k, maj@k and diversity of a model or of samples that are there"),

@@ -42,7 +42,11 @@ def train(config: DictConfig, output: Path) -> None:
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
+    from verl_dra.doctor.fast import examine
+
     dra = prepare(config)
+    for warning in examine(config, output):
+        say(warning)
     auto_set_device(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     _log_to(config, output)
