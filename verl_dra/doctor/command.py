@@ -10,16 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from verl_dra.doctor import machine, versions
 from verl_dra.doctor.check import Check, count, fail, guarded, ok, report, skip
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from verl_dra.config import DRAConfig
-
 _GIVE = "give the Hydra arguments of the run"
 
 
@@ -65,14 +62,14 @@ def hydra_arguments(options: argparse.Namespace) -> list[str]:
 
 def examine(arguments: Sequence[str], address: str | None = None) -> list[Check]:
     """All checks: of this machine alone without `arguments`, else of the run that they describe."""
-    return _machine(address) if not arguments else _run(arguments, address)
+    return guarded("doctor", _run, arguments, address) if arguments else guarded("doctor", _machine, address)
 
 
-def _machine(address: str | None) -> list[Check]:
+def _machine(address: str | None) -> Iterator[Check]:
     address = address or os.environ.get("RAY_ADDRESS")
     address = None if address == "local" else address
     run = ("configuration", "model", "tokenizer", "data", "GPUs", "outputs", "checkpoints")
-    return [
+    yield from (
         *_software(versions.TESTED),
         *guarded("encoder", _default_encoder),
         *guarded("/dev/shm", machine.shared_memory, None, address is None),
@@ -80,14 +77,15 @@ def _machine(address: str | None) -> list[Check]:
         *guarded("Ray's authentication", machine.ray_authentication, True if address else None),
         *_cluster(None, address, []),
         *(skip(name, f"not looked at; {_GIVE}") for name in run),
-    ]
+    )
 
 
-def _run(arguments: Sequence[str], address: str | None) -> list[Check]:
+def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
     composed: list[tuple[DictConfig, Path]] = []
     refused = guarded("configuration", _compose, arguments, composed)
     if not composed:
-        return [*refused, *_software(versions.TESTED), skip("all else", "needs the configuration")]
+        yield from (*refused, *_software(versions.TESTED), skip("all else", "needs the configuration"))
+        return
     # Hydra and Ray are there, or nothing would have been composed.
     from verl_dra.doctor import cluster, data_files, fast, model
     from verl_dra.doctor.run_config import cluster_address, files, is_remote, select
@@ -101,7 +99,7 @@ def _run(arguments: Sequence[str], address: str | None) -> list[Check]:
     paths = [select(config, "actor_rollout_ref.model.path"), *files(select(config, "data.train_files"))]
     paths += files(select(config, "data.val_files"))
     local = [path for path in map(str, paths) if not is_remote(path) and Path(path).is_absolute()]
-    return [
+    yield from (
         *prepared,
         *_software(fast.needed_distributions(config)),
         *guarded("model", model.model, config, elsewhere),
@@ -115,7 +113,7 @@ def _run(arguments: Sequence[str], address: str | None) -> list[Check]:
         *fast.machine_checks(config, output, address),
         *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
         *_cluster(config, address, local),
-    ]
+    )
 
 
 def _software(needed: Iterable[str]) -> list[Check]:
@@ -169,13 +167,10 @@ def _default_encoder() -> Iterator[Check]:
 
 
 def _encoder(config: DictConfig) -> Iterator[Check]:
-    from omegaconf import OmegaConf
+    from verl_dra.doctor.encoder import embedding_config, encoder_embeds
 
-    from verl_dra.doctor.encoder import encoder_embeds
-
-    dra = cast("DRAConfig", OmegaConf.to_object(config.dra))
-    if dra.enabled:
-        yield from encoder_embeds(dra.embedding, on_cpu=dra.scorer.placement == "cpu")
+    if config.dra.enabled:
+        yield from encoder_embeds(embedding_config(config), on_cpu=config.dra.scorer.placement == "cpu")
     else:
         yield skip("encoder", "dra.enabled=False needs none")
 

@@ -74,6 +74,8 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
     if prompt in missing:
         fix = "set data.prompt_key to the column with the chat, or make the file with verl-dra prepare-data"
         return fail(key, f"{path} has no column {prompt!r}; {has}", fix)
+    if header.rows == 0:
+        return fail(key, f"{path} has no rows", "make the file again")
     if header.prompt is not None:
         fix = "make each prompt a list of messages with role and content, as verl-dra prepare-data does"
         return fail(key, f"{path}: the column {prompt!r} holds {header.prompt}, no chats", fix)
@@ -83,8 +85,6 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
         return (warn if own else fail)(
             key, f"{path} has no column {missing[0]!r}; {has}", f"add {missing[0]!r}, which veRL's reward managers read"
         )
-    if header.rows == 0:
-        return fail(key, f"{path} has no rows", "make the file again")
     return header
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from verl_dra.doctor.check import Check, fail, ok, one_line, skip
 from verl_dra.doctor.model import local_folder
@@ -14,6 +17,12 @@ from verl_dra.embedding.encoder import model_path
 _NAME = "encoder"
 _SENTENCE_FILES = ("modules.json", "config.json")
 _TEXTS = [f"First I add {i} and {i + 1}, which gives {2 * i + 1}; then I check it by counting." for i in range(32)]
+
+
+def embedding_config(config: DictConfig) -> EmbeddingConfig:
+    """The group `dra.embedding` of a configuration, whether `prepare` has seen it or not."""
+    merged = OmegaConf.merge(OmegaConf.structured(EmbeddingConfig), config.dra.embedding)
+    return cast(EmbeddingConfig, OmegaConf.to_object(merged))
 
 
 def encoder_files(config: EmbeddingConfig) -> Iterator[Check]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from verl_dra.config import ConfigError, DRAConfig
+from verl_dra.config import ConfigError
 from verl_dra.doctor import cluster, data_files, encoder, machine, model, versions
 from verl_dra.doctor.check import Check, guarded, skip
 from verl_dra.doctor.run_config import cluster_address, select, trains_on_cpu
@@ -40,19 +39,7 @@ def examine(config: DictConfig, output: Path) -> list[str]:
 
 def fast_checks(config: DictConfig, output: Path) -> list[Check]:
     """Every check of a run that needs neither its cluster nor its models."""
-    address = cluster_address(config)
-    elsewhere = address is not None
-    return [
-        *guarded("versions", versions.versions, needed_distributions(config)),
-        *guarded("veRL plugin", versions.plugin, False),
-        *guarded("transfer_queue", versions.transfer_queue, False),
-        *guarded("model", model.model, config, elsewhere),
-        *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
-        *guarded("data", data_files.data_files, config, elsewhere),
-        *guarded("encoder", _encoder_files, config),
-        *machine_checks(config, output, address),
-        *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
-    ]
+    return guarded("configuration", _checks, config, output)
 
 
 def machine_checks(config: DictConfig, output: Path, address: str | None) -> list[Check]:
@@ -80,11 +67,27 @@ def needed_distributions(config: DictConfig) -> list[str]:
     return [name for name in versions.TESTED if name not in unused]
 
 
+def _checks(config: DictConfig, output: Path) -> Iterator[Check]:
+    address = cluster_address(config)
+    elsewhere = address is not None
+    yield from (
+        *guarded("versions", versions.versions, needed_distributions(config)),
+        *guarded("veRL plugin", versions.plugin, False),
+        *guarded("transfer_queue", versions.transfer_queue, False),
+        *guarded("model", model.model, config, elsewhere),
+        *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
+        *guarded("data", data_files.data_files, config, elsewhere),
+        *guarded("encoder", _encoder_files, config),
+        *machine_checks(config, output, address),
+        *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
+    )
+
+
 def _encoder_files(config: DictConfig) -> Iterator[Check]:
     if not select(config, "dra.enabled"):
         yield skip("encoder", "dra.enabled=False needs none")
         return
-    yield from encoder.encoder_files(cast(DRAConfig, OmegaConf.to_object(config.dra)).embedding)
+    yield from encoder.encoder_files(encoder.embedding_config(config))
 
 
 def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
