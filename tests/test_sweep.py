@@ -21,8 +21,9 @@ from verl_dra.sweep.points import expand
 from verl_dra.sweep.slurm import sbatch
 from verl_dra.sweep.status import status
 
-N = "actor_rollout_ref.rollout.n=4"
 ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "tiny_paths"
+RUN = ["--config-dir", os.path.relpath(RECIPE), "--config-name", "tiny_paths", "data_dir=/data", "recipe_dir=/recipe"]
 
 values = st.sampled_from(["1", "2.5", "true", "null", "paper", "'a b'", "[1,2]", "{a:1}", "/data/x", "-3"])
 overrides = st.lists(
@@ -64,27 +65,28 @@ def test_every_point_is_composed_and_checked_before_anything_is_submitted(
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     out = tmp_path / "out"
-    assert main(["sweep", "--out", str(out), "dra.smi=graph_cut,logdet", N]) == 1
+    assert main(["sweep", "--out", str(out), *RUN, "dra.smi=graph_cut,logdet"]) == 1
     assert "point 1 (dra.smi=logdet): dra.smi must be one of" in capsys.readouterr().err
-    assert main(["sweep", "--out", str(out), "no.such.key=1,2", N]) == 1
-    assert "no.such.key" in capsys.readouterr().err
+    assert main(["sweep", "--out", str(out), *RUN, "no.such.key=1,2"]) == 1
+    assert "point 0 (no.such.key=1): Could not override 'no.such.key'" in capsys.readouterr().err
+    assert main(["sweep", "--out", str(out), *RUN, "data.train_batch_size=16,8"]) == 1
+    assert "point 1 (data.train_batch_size=8): veRL refuses it" in capsys.readouterr().err
     assert not out.exists()
     assert not (tmp_path / "submitted").exists()
 
 
 def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = ROOT / "recipes" / "tiny_paths"
     arguments = [
         *("sweep", "--dry-run", "--out", str(tmp_path / "out"), "--max-running", "2"),
-        *("--sbatch=--nodes=2 --comment='a b'", "--config-dir", os.path.relpath(recipe), "--config-name", "tiny_paths"),
-        *("data_dir=/data", "recipe_dir=/recipe", "dra.negative_rewards=paper,shift", "trainer.total_training_steps=3"),
+        *("--sbatch=--nodes=2 --comment='a b'", *RUN),
+        *("dra.negative_rewards=paper,shift", "trainer.total_training_steps=3"),
     ]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "1  dra.negative_rewards=shift" in shown
     assert (
         f"not submitted: DRA_SWEEP={tmp_path}/out sbatch --parsable --array=0-1%2 --output={tmp_path}/out/%a/slurm.out "
-        f"--nodes=2 '--comment=a b' {ROOT}/launch/slurm/ray.sbatch verl-dra train --config-dir {recipe} "
+        f"--nodes=2 '--comment=a b' {ROOT}/launch/slurm/ray.sbatch verl-dra train --config-dir {RECIPE} "
         "--config-name tiny_paths data_dir=/data recipe_dir=/recipe trainer.total_training_steps=3\n"
     ) in shown
     assert not (tmp_path / "out").exists()
@@ -98,7 +100,7 @@ def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: p
         (["--sbatch=--array=1-2", "dra.smi=a,b"], "array and output are the sweep's own"),
         (["--status", "/nowhere"], "/nowhere/sweep.json can't be read as a sweep"),
         (["--resubmit", "/nowhere", "dra.smi=a,b"], "leave out overrides"),
-        (["--config-dir", "/nowhere", "dra.smi=a,b"], "--config-dir /nowhere is not a folder"),
+        (["--config-dir", "/nowhere", "dra.smi=a,b"], "Additional config directory '/nowhere' not found"),
     ],
 )
 def test_impossible_options_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: list[str]) -> int:
-    from verl_dra import data, evaluate, simulate, sweep
+    from verl_dra import data, doctor, evaluate, simulate, sweep
 
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,6 +29,7 @@ def _parser(arguments: list[str]) -> int:
         "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
     )
     for name, command, text in (
+        ("doctor", doctor, "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
         ("simulate", simulate, "show diversity collapse, and DRA against it, on toy groups"),
         ("prepare-data", data, "turn a published maths set into veRL's parquet files"),
         ("sweep", sweep, "train the points of a grid on Slurm, each with a Ray cluster of its own"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_dra.config import ConfigError, prepare
+from verl_dra.config import ConfigError, DRAConfig, prepare
 from verl_dra.console import quiet, say
 
 
@@ -38,13 +42,12 @@ def train(config: DictConfig, output: Path) -> None:
     # Imported here: veRL takes seconds, and prints.
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-    from verl.utils.device import auto_set_device
 
-    dra = prepare(config)
-    auto_set_device(config)
-    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    from verl_dra.doctor.fast import examine
+
+    dra = check(config)
+    for warning in examine(config, output):
+        say(warning)
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
@@ -60,6 +63,50 @@ def train(config: DictConfig, output: Path) -> None:
     finally:
         # A sweep's next point starts afresh.
         ray.shutdown()
+
+
+def check(config: DictConfig) -> DRAConfig:
+    """Put the extension in its place, and make this package's checks and veRL's of `config`, which is changed.
+
+    Raises:
+        ConfigError: says which setting is wrong.
+    """
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    dra = prepare(config)
+    auto_set_device(config)
+    try:
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+    except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
+        raise ConfigError(f"veRL refuses it: {error}") from error
+    return dra
+
+
+def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
+    """The configuration that `verl-dra train` with these Hydra arguments would run, and the folder it would write to.
+
+    Raises:
+        ConfigError: Hydra's message.
+    """
+    shown, said = io.StringIO(), io.StringIO()
+    # Hydra's own way to show what it composes; it makes no folder and runs nothing.
+    command = ["verl-dra train", "--cfg", "all", *arguments]
+    try:
+        with patch.object(sys, "argv", command), redirect_stdout(shown), redirect_stderr(said):
+            main()
+    except SystemExit:
+        lines = [line for line in said.getvalue().splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+        raise ConfigError(" ".join(lines)) from None
+    config = OmegaConf.create(shown.getvalue())
+    assert isinstance(config, DictConfig)
+    output = Path(str(config.hydra.run.dir))
+    del config["hydra"]
+    OmegaConf.set_struct(config, True)
+    return config, output
 
 
 def _log_to(config: DictConfig, output: Path) -> None:

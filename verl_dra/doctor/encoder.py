@@ -1,0 +1,80 @@
+"""The encoder of the diversity scores: that it is there, and that it embeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_dra.doctor.check import Check, fail, ok, one_line, skip
+from verl_dra.doctor.model import local_folder
+from verl_dra.embedding import EmbeddingConfig, build_encoder
+from verl_dra.embedding.encoder import model_path
+
+_NAME = "encoder"
+_SENTENCE_FILES = ("modules.json", "config.json")
+_TEXTS = [f"First I add {i} and {i + 1}, which gives {2 * i + 1}; then I check it by counting." for i in range(32)]
+
+
+def embedding_config(config: DictConfig) -> EmbeddingConfig:
+    """The group `dra.embedding` of a configuration, whether `prepare` has seen it or not."""
+    merged = OmegaConf.merge(OmegaConf.structured(EmbeddingConfig), config.dra.embedding)
+    return cast(EmbeddingConfig, OmegaConf.to_object(merged))
+
+
+def encoder_files(config: EmbeddingConfig) -> Iterator[Check]:
+    """That the encoder's folder can be read; loads nothing."""
+    if config.encoder != "sentence_transformers":
+        yield skip(_NAME, f"{config.encoder} shows when the scorers start")
+        return
+    try:
+        place = local_folder(model_path(config.model))
+    except ValueError as error:
+        yield fail(_NAME, str(error), "")
+        return
+    if place is None:
+        yield skip(_NAME, f"{config.model} comes from the hub")
+    elif not any((place / name).is_file() for name in _SENTENCE_FILES):
+        fix = "set dra.embedding.model to a sentence-transformers model"
+        yield fail(_NAME, f"{place} has none of {', '.join(_SENTENCE_FILES)}", fix)
+    else:
+        yield ok(_NAME, f"{config.model} is there")
+
+
+def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
+    """Load the encoder, or ask its server, and embed a few texts.
+
+    Args:
+        config: the encoder's.
+        on_cpu: whether scorers have no GPU (`dra.scorer.placement=cpu`), so that it is loaded without one here too.
+    """
+    if on_cpu and config.device is None and config.encoder == "sentence_transformers":
+        config = replace(config, device="cpu")
+    try:
+        started = time.perf_counter()
+        encoder = build_encoder(config)
+        encoder.encode(["The first call is slower."])
+        loaded = time.perf_counter()
+        vectors = encoder.encode(_TEXTS).vectors
+        speed = len(_TEXTS) / (time.perf_counter() - loaded)
+    except Exception as error:
+        # What this package raises names the setting and the fix; other exceptions need their type too.
+        words = str(error) if str(error).startswith("dra.") else repr(error)
+        fix = (
+            "" if isinstance(error, ValueError) else "check dra.embedding.*, and that the server or the model is there"
+        )
+        yield fail(_NAME, one_line(words), fix)
+        return
+    norms = vectors.norm(dim=1)
+    if not bool(((norms - 1).abs() < 1e-3).all()):
+        low, high = norms.min().item(), norms.max().item()
+        fix = "use another dra.embedding.model"
+        yield fail(_NAME, f"{encoder} gives vectors of norm {low:.3g} to {high:.3g} for plain texts", fix)
+        return
+    yield ok(
+        _NAME,
+        f"{encoder}: {vectors.shape[1]} dimensions, {speed:,.0f} short texts/s, ready in {loaded - started:.1f} s",
+    )

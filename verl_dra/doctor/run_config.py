@@ -1,0 +1,35 @@
+"""What the checks read of a run's configuration."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def select(config: DictConfig, key: str) -> Any:
+    """The value of a dotted `key`; None where it is not set."""
+    return OmegaConf.select(config, key, throw_on_missing=False)
+
+
+def cluster_address(config: DictConfig | None) -> str | None:
+    """The address of the Ray cluster that a run joins; None where it starts a Ray of its own."""
+    given = None if config is None else select(config, "ray_kwargs.ray_init.address")
+    address = str(given or os.environ.get("RAY_ADDRESS") or "local")
+    return None if address == "local" else address
+
+
+def trains_on_cpu(config: DictConfig) -> bool:
+    """Whether `+platform=cpu` is composed in."""
+    return bool(select(config, "trainer.device") == "cpu")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` names a scheme, as hdfs:// and s3:// do."""
+    return "://" in path
+
+
+def files(value: Any) -> list[str]:
+    """One path or a list of them, as a list."""
+    return [str(path) for path in ([value] if isinstance(value, str) else value or [])]
