@@ -67,6 +67,7 @@ def carried(environment: Path, site: Path, command: str, notes: Path) -> subproc
     )
 
 
+@pytest.mark.slow
 def test_what_the_base_carries_becomes_constraints(environment: Path, tmp_path: Path) -> None:
     carry(tmp_path / "site", {**CARRIED, "nvidia-nccl-cu13": "2.29.7", "transformers": "5.3.0"})
     done = carried(environment, tmp_path / "site", "record", tmp_path)
@@ -80,6 +81,7 @@ def test_what_the_base_carries_becomes_constraints(environment: Path, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 def test_a_base_without_vllm_is_refused_by_name(environment: Path, tmp_path: Path) -> None:
     carry(tmp_path / "site", {"torch": "2.11.0", "ray": "2.58.0"})
     done = carried(environment, tmp_path / "site", "record", tmp_path)
@@ -87,6 +89,7 @@ def test_a_base_without_vllm_is_refused_by_name(environment: Path, tmp_path: Pat
     assert "the base has no vllm:" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("torch", 1), ("nvidia-nccl-cu13", 1), ("transformers", 0)])
 def test_what_moved_is_told_and_only_what_is_held_is_refused(
     environment: Path, tmp_path: Path, name: str, status: int
@@ -103,6 +106,7 @@ def test_what_moved_is_told_and_only_what_is_held_is_refused(
     assert (f"moved: {name}" in done.stderr) == bool(status)
 
 
+@pytest.mark.slow
 def test_a_requirement_that_is_newly_unmet_is_refused(environment: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     carry(site, CARRIED)

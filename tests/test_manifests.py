@@ -18,6 +18,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
 from verl_dra.config import prepare
+from verl_dra.embedding.encoder import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 SKYPILOT = "skypilot==0.14.1"
@@ -156,6 +157,7 @@ def checked(tmp_path: Path, script: str, *more: str) -> DictConfig:
         patch.delenv("VERL_PLATFORM", raising=False)
         with initialize_config_dir(f"{ROOT}/recipes/open_rs", version_base=None):
             config = compose(name, overrides=[*given, *more])
+        config.dra.embedding.model = BUNDLED_MODEL  # the recipe's is not on this machine, and there is no hub
         prepare(config)
         validate_config(config, need_reference_policy(config), need_critic(config))
     return config

@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Sourced by test_ray_job.py inside namespaces: a Ray head with a job server, ready when this returns.
 set -euo pipefail
 # Ray 2.60 gives up a worker that a busy machine needs more than 60 s to start.

@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Two Ray nodes in one set of namespaces: $1 is the interpreter of the second, in whose environment a package may be
 # missing. Then what `verl-dra doctor` says of them, and what it says when the second stands still.
 set -euo pipefail
