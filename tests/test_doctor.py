@@ -717,3 +717,19 @@ main(["doctor", "--help"])
     assert "status 1" in done.stdout
     assert "pip install 'verl_dra[train]'" in done.stdout
     assert "--config-dir" in done.stdout
+
+
+@pytest.mark.parametrize(("offline", "state"), [(False, "skip"), (True, "fail")])
+def test_a_model_that_the_hub_has_cached_in_part_can_still_be_fetched(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, state: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    repository = tmp_path / "models--org--name"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc" / "config.json").write_text('{"architectures": ["X"]}')
+    config = configured("actor_rollout_ref.model.path=org/name")
+    assert [line.state for line in model.model(config, False)] == [state]
+    assert [line.state for line in model.tokenizer(config, False, False)] == [state]

@@ -42,7 +42,9 @@ def model(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
     weights = weight_files(place)
     missing = _missing_shards(place)
     pointers = [file.name for file in weights if _is_pointer(file)]
-    if not weights or missing:
+    if (not weights or missing) and _can_be_fetched(path):
+        yield skip(name, f"{path} is in the hub's cache in part; the rest comes from the hub")
+    elif not weights or missing:
         absent = f"lacks {missing[0]}" if missing else "holds no weights"
         yield fail(name, f"{place} {absent}", "download the model again, whole")
     elif pointers:
@@ -68,6 +70,9 @@ def tokenizer(config: DictConfig, elsewhere: bool, load: bool = True) -> Iterato
     code = bool(select(config, f"{_MODEL}.trust_remote_code"))
     fix = "copy the tokenizer's files from the model that it comes with"
     broken = next((file for file in files if _is_pointer(file) or _is_cut_json(file)), None)
+    if not files and _can_be_fetched(path):
+        yield skip("tokenizer", f"{path} comes from the hub")
+        return
     if not files and not code:
         yield fail("tokenizer", f"{place} has none of {', '.join(_TOKENIZERS)}", fix)
         return
@@ -77,7 +82,7 @@ def tokenizer(config: DictConfig, elsewhere: bool, load: bool = True) -> Iterato
     template = select(config, f"{_MODEL}.custom_chat_template")
     if load:
         yield from _loaded(place, template, code)
-    elif not template and not code and not _has_template(place):
+    elif not template and not code and not _has_template(place) and not _can_be_fetched(path):
         yield _no_template(place)
     else:
         yield ok("tokenizer", f"{files[0].name if files else 'code'} in {place}, with a chat template")
@@ -128,6 +133,13 @@ def _place(name: str, key: str, path: str, elsewhere: bool) -> Path | Check:
         bad = warn if elsewhere else fail
         return bad(name, f"{key}={path} is no folder, not in the hub's cache, and HF_HUB_OFFLINE is set", fix)
     return skip(name, f"{path} comes from the hub")
+
+
+def _can_be_fetched(path: str) -> bool:
+    """Whether `path` is a hub name, whose cached files may be some of all, and the hub may be asked for the others."""
+    from huggingface_hub import constants
+
+    return not Path(path).expanduser().is_dir() and not constants.is_offline_mode()
 
 
 def _loaded(place: Path, template: str | None, code: bool) -> Iterator[Check]:
