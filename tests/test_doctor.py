@@ -215,12 +215,22 @@ def test_spoiled_files_are_told_with_their_fix(what: str, configured: Alter, fol
             "bytes, more than 107; set RAY_TMPDIR to another folder, short",
         ),
         ("ray_kwargs.ray_init._temp_dir=/proc/version", "/proc/version can't be written to; set RAY_TMPDIR"),
+        ("reward.custom_reward_function.path=/nowhere/r.py", "path=/nowhere/r.py is not there; give the absolute path"),
+        ("reward.custom_reward_function.path={}/broken.py", "broken.py is no Python: "),
+        (
+            "reward.custom_reward_function.path={}/rewards.py",
+            "rewards.py has no compute_score; set reward.custom_reward",
+        ),
+        ("reward.custom_reward_function.path=pkg://verl_dra.none", "pkg://verl_dra.none is not installed; install it"),
+        ("reward.custom_reward_function.path=pkg://no.where", "pkg://no.where is not installed; install it"),
     ],
 )
 def test_settings_that_lead_nowhere_are_told_with_their_fix(
     override: str, says: str, configured: Alter, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "empty").mkdir()
+    (folder / "broken.py").write_text("def compute_score(:\n")
+    (folder / "rewards.py").write_text("from math import sqrt as score\n\n\nasync def graded(): ...\n")
     told = refusals(configured(override.format(folder)), tmp_path)
     assert any(says in line for line in told), told
 
@@ -733,3 +743,14 @@ def test_a_model_that_the_hub_has_cached_in_part_can_still_be_fetched(
     config = configured("actor_rollout_ref.model.path=org/name")
     assert [line.state for line in model.model(config, False)] == [state]
     assert [line.state for line in model.tokenizer(config, False, False)] == [state]
+
+
+@pytest.mark.parametrize("name", ["graded", "score", "Grader", "table"])
+def test_a_reward_function_may_be_whatever_its_file_binds(
+    configured: Alter, folder: Path, tmp_path: Path, name: str
+) -> None:
+    file = folder / "rewards.py"
+    file.write_text("from math import sqrt as score\ntable = dict\nclass Grader: ...\nasync def graded(): ...\n")
+    where = "reward.custom_reward_function"
+    config = configured(f"{where}.path={file}", f"{where}.name={name}")
+    assert f"reward function: {name} of {file}" in lines(fast.fast_checks(config, tmp_path / "out"), "ok")

@@ -24,7 +24,7 @@ gpus = int(next(a for a in sys.argv if a.startswith("trainer.n_gpus_per_node="))
 
 @ray.remote(num_gpus=gpus, scheduling_strategy="SPREAD")
 def where():
-    return socket.gethostname()
+    return socket.gethostname() + os.environ.get("DRA_IN", "")
 
 hosts = ray.get([where.remote(), where.remote()])
 print("hosts", sorted(hosts), "token", oct(os.stat(os.environ["RAY_AUTH_TOKEN_PATH"]).st_mode & 0o777), flush=True)
@@ -74,7 +74,11 @@ def states(work: Path, job: str) -> list[str]:
 
 
 def test_two_jobs_share_the_nodes_and_each_has_both_of_its_own(slurm: Lab, work: Path) -> None:
-    jobs = [submit(slurm, work, "trainer.nnodes=2", "dra.smi=log_det", gpus=4) for _ in range(2)]
+    # `env` stands in for a container: each node's Ray and the driver are started by it.
+    jobs = [
+        submit(slurm, work, "trainer.nnodes=2", "dra.smi=log_det", gpus=4, DRA_CONTAINER="env DRA_IN=-inside")
+        for _ in range(2)
+    ]
     for job in jobs:
         ended = slurm.wait(job, seconds=240)
         assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
@@ -85,7 +89,7 @@ def test_two_jobs_share_the_nodes_and_each_has_both_of_its_own(slurm: Lab, work:
             *(f"trainer.default_local_dir={out}/checkpoints", "trainer.resume_mode=auto"),
         ]
         assert f"arguments {expected}" in shown(work, job)
-        assert "hosts ['n1', 'n2'] token 0o600" in shown(work, job)
+        assert "hosts ['n1-inside', 'n2-inside'] token 0o600" in shown(work, job)
         assert states(work, job) == ["running restart=0", "completed exit=0 restart=0"]
         assert not list(out.glob("ray_token*"))
 

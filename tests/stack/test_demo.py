@@ -49,9 +49,11 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
 
 
 def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
-    status, shown = demo(tmp_path, "reward.custom_reward_function.path=/nowhere/reward.py")
+    reward = tmp_path / "reward.py"
+    reward.write_text("def compute_score(**_):\n    pass\n\n\nraise RuntimeError('this reward is not ready')\n")
+    status, shown = demo(tmp_path, f"reward.custom_reward_function.path={reward}")
     assert status != 0
-    assert "/nowhere/reward.py" in shown
+    assert "this reward is not ready" in shown
     assert f"the run failed; above are the last lines of its log {tmp_path}/out/train.log" in shown
 
 

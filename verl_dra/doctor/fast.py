@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_dra.config import ConfigError
-from verl_dra.doctor import cluster, data_files, encoder, machine, model, versions
+from verl_dra.doctor import cluster, data_files, encoder, machine, model, reward_function, versions
 from verl_dra.doctor.check import Check, guarded, skip
 from verl_dra.doctor.run_config import cluster_address, select, trains_on_cpu
 
@@ -77,6 +77,7 @@ def _checks(config: DictConfig, output: Path) -> Iterator[Check]:
         *guarded("model", model.model, config, elsewhere),
         *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
         *guarded("data", data_files.data_files, config, elsewhere),
+        *guarded("reward function", reward_function.reward_function, config, elsewhere),
         *guarded("encoder", _encoder_files, config),
         *machine_checks(config, output, address),
         *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
