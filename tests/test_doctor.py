@@ -607,15 +607,13 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert report["counts"]["fail"] == 2
 
 
-@pytest.mark.usefixtures("cpu_platform")
-def test_warnings_alone_end_with_0(
-    made: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distribution(tmp_path, "hydra-core", "1.4.0")
-    monkeypatch.syspath_prepend(tmp_path)
-    status, shown = doctor(capsys, *arguments(made, "dra.embedding.encoder=ngram"))
+def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        command, "examine", lambda *_: [Check("a", "ok", "found"), Check("b", "warn", "little", "more")]
+    )
+    status, shown = doctor(capsys, "x=1")
     assert status == 0
-    assert shown.splitlines()[-1].split(", ")[1] == "1 warn"
+    assert shown.splitlines()[-1] == "1 ok, 1 warn, 0 fail, 0 not checked"
 
 
 @pytest.mark.parametrize(
@@ -702,7 +700,7 @@ KEYS = (
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(KEYS), value=JUNK)
 def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, value: Any) -> None:
     config = copy.deepcopy(composed)
