@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verl_dra import main as main_module
 from verl_dra.cli import main
 from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
 from verl_dra.sweep.points import expand
@@ -178,3 +179,26 @@ def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> N
     (tmp_path / "0" / "metrics.jsonl").write_text(text + '{"step": 3, "da')
     (point,) = status(tmp_path, sweep, {})
     assert (point.step, point.metrics) == (2, {"dra/effective_paths": 2.0, "critic/score/mean": 0.5})
+
+
+def test_a_resumed_runs_metrics_are_those_of_all_its_parts(tmp_path: Path) -> None:
+    sweep = Sweep([], [["a=1"]], [], None)
+    create(tmp_path, sweep)
+    for step in range(1, 12):
+        main_module._set_aside(tmp_path / "0" / "metrics.jsonl")
+        line = {"step": step, "data": {f"only/{step}": 1.0, "critic/score/mean": step / 10}}
+        (tmp_path / "0" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (point,) = status(tmp_path, sweep, {})
+    assert (point.step, point.metrics["critic/score/mean"], len(point.metrics)) == (11, 1.1, 12)
+
+
+def test_a_sweep_that_slurm_refuses_can_be_submitted_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'Batch job submission failed: no such partition' >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    command = ["sweep", "--out", str(tmp_path / "out"), *RUN, "dra.smi=graph_cut,log_det"]
+    for _ in range(2):
+        assert main(command) == 1
+        assert "sbatch refused: Batch job submission failed: no such partition" in capsys.readouterr().err

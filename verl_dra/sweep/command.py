@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from verl_dra.sweep import slurm
-from verl_dra.sweep.folder import Sweep, SweepError, create, load
+from verl_dra.sweep.folder import FILE, Sweep, SweepError, create, load
 from verl_dra.sweep.status import OVER, Point, status
 from verl_dra.tables import table
 
@@ -106,7 +106,11 @@ def _start(options: argparse.Namespace) -> int:
         sys.stdout.write(f"not submitted: DRA_SWEEP={folder} {shlex.join(submit)}\n")
         return 0
     create(folder, sweep)
-    _submit(folder, sweep, everything, options.script)
+    try:
+        _submit(folder, sweep, everything, options.script)
+    except SweepError:
+        (folder / FILE).unlink()  # so that the same command can be given again
+        raise
     sys.stdout.write(f"in {folder}; see how far they are by: verl-dra sweep --status {folder}\n")
     return 0
 

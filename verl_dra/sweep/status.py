@@ -11,7 +11,6 @@ from typing import Any
 from verl_dra.sweep.folder import Sweep
 
 STATE_LOG = "state.log"
-METRICS = "metrics.jsonl"
 OVER = ("failed", "cancelled", "time", "lost")
 """States of points that ended without having finished."""
 
@@ -43,7 +42,7 @@ def status(folder: Path, sweep: Sweep, queued: Mapping[tuple[int, int], str]) ->
 def _point(
     run: Path, number: int, overrides: list[str], array: int | None, queued: Mapping[tuple[int, int], str]
 ) -> Point:
-    step, metrics = _metrics(run / METRICS)
+    step, metrics = _metrics(run)
     point = Point(number, overrides, "not submitted", step=step, metrics=metrics)
     if array is None:
         return point
@@ -71,17 +70,17 @@ def _said(log: Path) -> str | None:
     return lines[-1].split()[1] if lines else None
 
 
-def _metrics(path: Path) -> tuple[int | None, dict[str, float]]:
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return None, {}
-    step, metrics = None, {}
-    for line in lines:
-        try:
-            read: dict[str, Any] = json.loads(line)
-        except ValueError:  # being written
-            continue
-        step = read["step"]
-        metrics.update(read["data"])
+def _metrics(run: Path) -> tuple[int | None, dict[str, float]]:
+    # A run that was resumed has those from before in metrics.1.jsonl and so on.
+    earlier = sorted(run.glob("metrics.*.jsonl"), key=lambda path: int(path.suffixes[0][1:]))
+    step: int | None = None
+    metrics: dict[str, float] = {}
+    for path in [*earlier, run / "metrics.jsonl"]:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                read: dict[str, Any] = json.loads(line)
+            except ValueError:  # being written
+                continue
+            step = read["step"]
+            metrics.update(read["data"])
     return step, metrics
