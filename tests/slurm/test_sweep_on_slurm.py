@@ -50,7 +50,8 @@ def wait_for(slurm: Lab, out: Path, ends: list[str], seconds: float) -> str:
 def test_points_that_failed_are_submitted_again_and_no_others(slurm: Lab, tmp_path: Path) -> None:
     script, out = tmp_path / "script", tmp_path / "out"
     script.write_text(SCRIPT)
-    grid = ["dra.smi=graph_cut,log_det,clusters", "actor_rollout_ref.rollout.n=4", "+platform=cpu"]
+    shared = ["+platform=cpu", "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.use_dynamic_bsz=True"]
+    grid = ["dra.smi=graph_cut,log_det,clusters", *shared]
     shown = sweep(slurm, "--script", str(script), "--out", str(out), "--max-running=2", *grid)
     assert (first := re.search(r"submitted 3 points as job (\d+)", shown))
     shown = wait_for(slurm, out, ["completed", "failed", "completed"], 60)
@@ -60,8 +61,7 @@ def test_points_that_failed_are_submitted_again_and_no_others(slurm: Lab, tmp_pa
     shown = sweep(slurm, "--resubmit", str(out), "--script", str(script))
     assert "submitted 1 points" in shown
     assert "3 completed; in " in wait_for(slurm, out, ["completed"] * 3, 60)
-    shared = "verl-dra train actor_rollout_ref.rollout.n=4 +platform=cpu"
-    assert (out / "1" / "arguments").read_text() == f"{shared} dra.smi=log_det\n"
+    assert (out / "1" / "arguments").read_text() == f"verl-dra train {' '.join(shared)} dra.smi=log_det\n"
     assert [len((out / str(i) / "state.log").read_text().splitlines()) for i in range(3)] == [2, 4, 2]
     again = slurm.run("verl-dra", "sweep", "--resubmit", str(out), check=False)
     assert (again.returncode, "no point failed" in again.stderr) == (1, True)

@@ -2,7 +2,8 @@
 
 Environment: DUMP, the folder for one file a step; NODES, nodes of an emulated Ray cluster, one fake GPU each; KILL,
 comma-separated `step:when:how` of scorer 0's deaths, when = sampled (before its scores are asked for) or pending
-(after), how = kill (ray.kill, no restart) or signal (SIGKILL).
+(after; it stands still from before, or else it might have answered), how = kill (ray.kill, no restart) or signal
+(SIGKILL).
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
 def watched(base: Any) -> Any:
     class WatchedTrainer(base):
         updates = 0
+        process = 0
 
         def on_sample_end(self) -> None:
             super().on_sample_end()
+            if self._ordered("sampled") or self._ordered("pending"):
+                self.process = ray.get(self._scorers.handles[0].ready.remote())
+            if self._ordered("pending"):
+                os.kill(self.process, signal.SIGSTOP)
             self._kill_if_told("sampled")
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -57,15 +63,15 @@ def watched(base: Any) -> Any:
             return super()._update_actor(batch, metrics)
 
         def _kill_if_told(self, when: str) -> None:
-            for order in filter(None, os.environ.get("KILL", "").split(",")):
-                step, order_when, how = order.split(":")
-                if (int(step), order_when) != (self.global_steps, when):
-                    continue
-                scorer = self._scorers.handles[0]
-                if how == "kill":
-                    ray.kill(scorer)
-                else:
-                    os.kill(ray.get(scorer.ready.remote()), signal.SIGKILL)
+            how = self._ordered(when)
+            if how == "kill":
+                ray.kill(self._scorers.handles[0])
+            if how:
+                os.kill(self.process, signal.SIGKILL)
+
+        def _ordered(self, when: str) -> str | None:
+            orders = [order.split(":") for order in os.environ.get("KILL", "").split(",") if order]
+            return next((how for step, then, how in orders if (int(step), then) == (self.global_steps, when)), None)
 
     return WatchedTrainer
 
