@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from verl_dra.history import read_history
 from verl_dra.sweep.folder import Sweep
 
 STATE_LOG = "state.log"
@@ -42,8 +41,8 @@ def status(folder: Path, sweep: Sweep, queued: Mapping[tuple[int, int], str]) ->
 def _point(
     run: Path, number: int, overrides: list[str], array: int | None, queued: Mapping[tuple[int, int], str]
 ) -> Point:
-    step, metrics = _metrics(run)
-    point = Point(number, overrides, "not submitted", step=step, metrics=metrics)
+    history = read_history(run)
+    point = Point(number, overrides, "not submitted", step=history.last_step, metrics=history.last)
     if array is None:
         return point
     point.job = f"{array}_{number}"
@@ -68,19 +67,3 @@ def _said(log: Path) -> str | None:
     except FileNotFoundError:
         return None
     return lines[-1].split()[1] if lines else None
-
-
-def _metrics(run: Path) -> tuple[int | None, dict[str, float]]:
-    # A run that was resumed has those from before in metrics.1.jsonl and so on.
-    earlier = sorted(run.glob("metrics.*.jsonl"), key=lambda path: int(path.suffixes[0][1:]))
-    step: int | None = None
-    metrics: dict[str, float] = {}
-    for path in [*earlier, run / "metrics.jsonl"]:
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                read: dict[str, Any] = json.loads(line)
-            except ValueError:  # being written
-                continue
-            step = read["step"]
-            metrics.update(read["data"])
-    return step, metrics
