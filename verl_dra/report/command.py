@@ -71,7 +71,8 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         embed, encoder = _encoder(options.encoder, runs)
         notes.append(
             f"Validation groups are measured by the report with {encoder}, the same {options.groups} prompts at most "
-            "of each step. Their weights and advantages are what GRPO and DRA-GRPO would give; nothing is trained on them."
+            "of each step. Their weights and advantages are what GRPO and DRA-GRPO would give: nothing is trained on "
+            "them."
         )
     shown = contents(runs, options.groups, embed)
     if lines := unreadable(shown):
