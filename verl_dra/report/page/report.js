@@ -12,7 +12,9 @@ const hidden = new Set();
 const at = { part: 0, step: 0, group: 0 };
 
 async function unpacked(id) {
-  const bytes = Uint8Array.from(atob($(id).textContent), (c) => c.charCodeAt(0));
+  const binary = atob($(id).textContent);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i += 1) bytes[i] = binary.charCodeAt(i);
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
@@ -53,6 +55,19 @@ function drawFamilies() {
   }));
 }
 
+// Draws into a plot when it comes into view: what is below the window costs nothing until it is looked at.
+const drawings = new WeakMap();
+const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+  watcher.unobserve(target);
+  drawings.get(target)();
+}), { rootMargin: "150px" });
+
+function inView(plot, draw) {
+  drawings.set(plot, draw);
+  watcher.unobserve(plot);
+  watcher.observe(plot);
+}
+
 function drawCharts() {
   data.charts.forEach((chart, i) => {
     if (!$(`chart-${i}`)) {
@@ -60,23 +75,26 @@ function drawCharts() {
       const plot = element("div", { id: `chart-${i}`, className: "plot" });
       $("charts").append(element("figure", { className: i < 2 ? "large" : "" }, caption, plot));
     }
-    const traces = chart.series.filter((s) => !hidden.has(data.runs[s.run].family)).map((s) => ({
-      x: s.x, y: s.y, mode: s.x.length > 40 ? "lines" : "lines+markers", marker: { size: 4 },
-      name: [data.runs[s.run].name, s.name].filter(Boolean).join(" · "), showlegend: false,
-      line: { color: data.families[data.runs[s.run].family].colour, dash: DASHES[s.dash % 3], width: 2 },
-    }));
-    const lines = [...new Set(chart.series.map((s) => s.name).filter(Boolean))];
-    // Dashes have a legend of their own; colours are those of the buttons above.
-    lines.length > 1 && lines.forEach((name) => traces.push({
-      x: [null], y: [null], mode: "lines", name, line: { color: css("--faint"), width: 2,
-        dash: DASHES[chart.series.find((s) => s.name === name).dash % 3] },
-    }));
-    Plotly.react(`chart-${i}`, traces, layout({
-      hovermode: "closest", xaxis: { title: { text: "step", standoff: 4 } },
-      yaxis: { rangemode: "normal" }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      margin: { l: 40, r: 8, t: lines.length > 1 ? 24 : 8, b: 32 },
-    }), CONFIG);
+    inView($(`chart-${i}`), () => drawChart(chart, $(`chart-${i}`)));
   });
+}
+
+function drawChart(chart, plot) {
+  const traces = chart.series.filter((s) => !hidden.has(data.runs[s.run].family)).map((s) => ({
+    x: s.x, y: s.y, mode: s.x.length > 40 ? "lines" : "lines+markers", marker: { size: 4 },
+    name: [data.runs[s.run].name, s.name].filter(Boolean).join(" · "), showlegend: false,
+    line: { color: data.families[data.runs[s.run].family].colour, dash: DASHES[s.dash % 3], width: 2 },
+  }));
+  const lines = [...new Set(chart.series.map((s) => s.name).filter(Boolean))];
+  // Dashes have a legend of their own; colours are those of the buttons above.
+  lines.length > 1 && lines.forEach((name) => traces.push({
+    x: [null], y: [null], mode: "lines", name,
+    line: { color: css("--faint"), width: 2, dash: DASHES[chart.series.find((s) => s.name === name).dash % 3] },
+  }));
+  Plotly.react(plot, traces, layout({
+    hovermode: "closest", xaxis: { title: { text: "step", standoff: 4 } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    margin: { l: 40, r: 8, t: lines.length > 1 ? 24 : 8, b: 32 },
+  }), CONFIG);
 }
 
 function drawControls() {
@@ -152,25 +170,32 @@ function showGroup(group) {
     scored ? element("figure", {}, element("figcaption", {}, "Advantages ",
       element("small", {}, "of each completion")), element("div", { id: "bars", className: "plot" })) : null);
   $("group").replaceChildren(prompt, pictures, element("div", { id: "completions" }, ...runsOfEqual(group.completions).map(card)));
-  const labels = group.completions.map((_, i) => String(i + 1));
-  const category = { type: "category", tickfont: { size: 10 } };
-  if (group.similarity) {
-    Plotly.newPlot("heat", [{
-      type: "heatmap", x: labels, y: labels, z: group.similarity, zmin: 0, zmax: 1, colorscale: "Cividis",
-      hovertemplate: "%{x} and %{y}: %{z:.3f}<extra></extra>", colorbar: { thickness: 10, outlinewidth: 0 },
-    }], layout({ xaxis: category, yaxis: { ...category, autorange: "reversed" } }), CONFIG);
-    $("heat").on("plotly_click", (event) => see(Number(event.points[0].y) - 1));
-  }
-  if (scored) {
-    const bars = (field, name, colour) => ({
-      type: "bar", x: labels, y: group.completions.map((c) => c[field]), name, marker: { color: colour },
-      hovertemplate: `%{x}: %{y:.3f}<extra>${name}</extra>`,
-    });
-    Plotly.newPlot("bars", [bars(WITHOUT, "without DRA", css("--without")), bars(WITH, "with DRA", css("--with"))],
-      layout({ barmode: "group", xaxis: { ...category, title: { text: "completion", standoff: 4 } }, margin: { l: 40, r: 8, t: 28, b: 36 },
-        legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 } }), CONFIG);
-    $("bars").on("plotly_click", (event) => see(event.points[0].pointIndex));
-  }
+  if (group.similarity) inView($("heat"), () => drawSimilarity(group));
+  if (scored) inView($("bars"), () => drawAdvantages(group));
+}
+
+const labelsOf = (group) => group.completions.map((_, i) => String(i + 1));
+const CATEGORY = { type: "category", tickfont: { size: 10 } };
+
+function drawSimilarity(group) {
+  const labels = labelsOf(group);
+  Plotly.newPlot("heat", [{
+    type: "heatmap", x: labels, y: labels, z: group.similarity, zmin: 0, zmax: 1, colorscale: "Cividis",
+    hovertemplate: "%{x} and %{y}: %{z:.3f}<extra></extra>", colorbar: { thickness: 10, outlinewidth: 0 },
+  }], layout({ xaxis: CATEGORY, yaxis: { ...CATEGORY, autorange: "reversed" } }), CONFIG);
+  $("heat").on("plotly_click", (event) => see(Number(event.points[0].y) - 1));
+}
+
+function drawAdvantages(group) {
+  const bars = (field, name, colour) => ({
+    type: "bar", x: labelsOf(group), y: group.completions.map((c) => c[field]), name, marker: { color: colour },
+    hovertemplate: `%{x}: %{y:.3f}<extra>${name}</extra>`,
+  });
+  Plotly.newPlot("bars", [bars(WITHOUT, "without DRA", css("--without")), bars(WITH, "with DRA", css("--with"))], layout({
+    barmode: "group", xaxis: { ...CATEGORY, title: { text: "completion", standoff: 4 } }, margin: { l: 40, r: 8, t: 28, b: 36 },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+  }), CONFIG);
+  $("bars").on("plotly_click", (event) => see(event.points[0].pointIndex));
 }
 
 // [first, number] of neighbours that are equal in all that a card shows.
