@@ -1,0 +1,212 @@
+"""`verl-dra report` over made-up run folders: what it reads, shows, leaves out and refuses."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from run_folders import PATHS, make_run
+
+from verl_dra.cli import main
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    return [make_run(tmp_path / "runs" / "grpo", dra=False), make_run(tmp_path / "runs" / "dra")]
+
+
+class Page(HTMLParser):
+    """What a report carries, unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.packed: dict[str, str] = {}
+        self.links: list[str] = []
+        self._into: str | None = None
+        self.feed(path.read_text())
+        self.data = self.unpack("data")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+        self._into = values.get("id") if tag == "script" else None
+
+    def handle_data(self, data: str) -> None:
+        if self._into:
+            self.packed[self._into] = self.packed.get(self._into, "") + data
+
+    def unpack(self, name: str) -> Any:
+        return json.loads(gzip.decompress(base64.b64decode(self.packed[name])))
+
+    def groups(self, run: str, kind: str, step: int) -> list[dict[str, Any]]:
+        for number, part in enumerate(self.data["shown"]):
+            if (self.data["runs"][part["run"]]["name"], part["kind"]) == (run, kind):
+                return self.unpack(f"groups-{number}-{step}")
+        raise KeyError((run, kind))
+
+    def chart(self, title: str) -> dict[str, tuple[list[int], list[float]]]:
+        (chart,) = [chart for chart in self.data["charts"] if chart["title"] == title]
+        return {
+            " ".join(filter(None, (self.data["runs"][s["run"]]["name"], s["name"]))): (s["x"], s["y"])
+            for s in chart["series"]
+        }
+
+
+def report(tmp_path: Path, *arguments: str | Path) -> Page:
+    assert main(["report", "--out", str(tmp_path / "report.html"), *map(str, arguments)]) == 0
+    return Page(tmp_path / "report.html")
+
+
+def test_curves_are_those_of_the_metrics(tmp_path: Path, two_runs: list[Path]) -> None:
+    page = report(tmp_path, *two_runs)
+    assert page.chart("Training reward")["dra"] == ([0, 1, 2, 3, 4, 5, 6], [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8])
+    assert page.chart("Validation accuracy")["grpo"] == ([0, 3, 6], [0.6, 0.7, 0.8])
+    assert set(page.chart("Weights")) == {"dra mean", "dra least"}
+    assert page.links == ["data:,"], "the file asks the network for something"
+
+
+def test_a_run_without_dra_shows_its_collapse_too(tmp_path: Path, two_runs: list[Path]) -> None:
+    paths = report(tmp_path, *two_runs).chart("Different ways to answer")
+    assert paths["grpo"][0] == paths["dra"][0] == [0, 3, 6]
+    assert paths["grpo"][1][-1] == pytest.approx(1)
+    assert min(paths["dra"][1]) > 1.5
+
+
+def test_recorded_groups_are_shown_as_they_were_written(tmp_path: Path, two_runs: list[Path]) -> None:
+    groups = report(tmp_path, *two_runs).groups("dra", "training", 4)
+    written = [json.loads(line) for line in (two_runs[1] / "groups" / "4.jsonl").read_text().splitlines()]
+    assert [group["prompt"] for group in groups] == [group["prompt"] for group in written]
+    for shown, group in zip(groups, written, strict=True):
+        by_numbers = sorted(
+            [
+                c["text"],
+                *(
+                    float(f"{c[k]:.4g}")
+                    for k in ("reward", "adjusted", "smi", "weight", "advantage", "advantage_without")
+                ),
+            ]
+            for c in group["completions"]
+        )
+        assert sorted(completion[:7] for completion in shown["completions"]) == by_numbers
+
+
+def test_completions_of_a_cluster_stand_side_by_side(tmp_path: Path, two_runs: list[Path]) -> None:
+    for group in report(tmp_path, *two_runs).groups("dra", "training", 2):
+        similarity, clusters = np.array(group["similarity"]), [c[7] for c in group["completions"]]
+        assert clusters == sorted(clusters)
+        assert len(set(clusters)) == len({c[0].split("</b>")[0] for c in group["completions"]})
+        same = np.equal.outer(clusters, clusters)
+        assert ((similarity > 0.9) == same).all()
+
+
+def test_validation_groups_get_what_training_would_give_them(tmp_path: Path, two_runs: list[Path]) -> None:
+    group = report(tmp_path, *two_runs).groups("grpo", "validation", 0)[0]
+    similarity = torch.tensor(group["similarity"], dtype=torch.float64)
+    columns = torch.tensor([completion[1:7] for completion in group["completions"]], dtype=torch.float64)
+    reward, adjusted, smi, weight, advantage, without = columns.unbind(dim=1)
+    assert torch.allclose(smi, similarity.sum(1) - 1, atol=2e-2)
+    assert torch.allclose(weight, 1 / (1 + smi), rtol=2e-3)
+    assert torch.allclose(adjusted, reward * weight, rtol=2e-3)
+    for rewards, given in ((reward, without), (adjusted, advantage)):
+        assert torch.allclose(given, (rewards - rewards.mean()) / (rewards.std() + 1e-6), atol=2e-2)
+
+
+def test_the_same_prompts_are_shown_at_each_step(tmp_path: Path, two_runs: list[Path]) -> None:
+    page = report(tmp_path, "--groups", "2", *two_runs)
+    prompts = [{g["prompt"] for g in page.groups(run, "validation", s)} for run in ("grpo", "dra") for s in (0, 3, 6)]
+    assert len(prompts[0]) == 2
+    assert all(found == prompts[0] for found in prompts)
+    assert len(page.groups("dra", "training", 1)) == 2
+
+
+def test_what_was_torn_is_left_out_and_said(tmp_path: Path, two_runs: list[Path]) -> None:
+    for path in (two_runs[1] / "groups" / "6.jsonl", two_runs[1] / "metrics.jsonl"):
+        path.write_bytes(path.read_bytes()[:-20])
+    page = report(tmp_path, *two_runs)
+    assert len(page.groups("dra", "training", 6)) == 2
+    assert page.chart("Training reward")["dra"][0][-1] == 5
+    assert [re.sub(r" could.*", "", note) for note in page.data["notes"][1:]] == [
+        "1 lines of records",
+        "1 lines of metrics",
+    ]
+
+
+def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.1.jsonl").write_text("".join(lines[:5]))
+    (run / "metrics.jsonl").write_text("".join(lines[3:]))
+    assert report(tmp_path, run).chart("Training reward")["run"][0] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_seeds_of_a_family_have_one_colour(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / arm / seed, dra=arm == "dra", steps=1) for arm in ("grpo", "dra") for seed in ("0", "1")
+    ]
+    data = report(tmp_path, *runs).data
+    assert [family["name"] for family in data["families"]] == ["grpo", "dra"]
+    assert [run["family"] for run in data["runs"]] == [0, 0, 1, 1]
+
+
+def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=40, groups=6, words=400)
+    page = report(tmp_path, "--max-mb", "4", run)
+    assert (tmp_path / "report.html").stat().st_size < 4e6
+    (steps,) = [part["steps"] for part in page.data["shown"] if part["kind"] == "training"]
+    assert steps[0] == 1
+    assert steps[-1] == 40
+    assert 2 < len(steps) < 40
+    assert any(re.match(r"The groups of \d+ steps are left out", note) for note in page.data["notes"])
+
+
+def test_texts_can_hold_anything(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    group = json.loads(path.read_text())
+    odd = "</script><script>alert(1)</script>\u2028\x00\ud800 @@DATA@@ \\u2028"
+    group["completions"][0]["text"] = group["prompt"] = odd
+    path.write_text(json.dumps(group) + "\n")
+    (shown,) = report(tmp_path, run).groups("run", "training", 1)
+    assert shown["prompt"] == odd.replace("\ud800", "?")
+
+
+def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--text", *map(str, two_runs)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^grpo +█\S+▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
+    assert "grpo, validation, step 6: the group of fewest effective paths (1.00)" in shown
+    assert re.search(rf"^A +{PATHS[0]} +1 +7.00 ", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/nowhere"], "/nowhere has no metrics.jsonl"),
+        (["{run}", "{run}"], "given twice"),
+        (["{run}", "--groups", "0"], "--groups must be at least 1, not 0"),
+        (["{run}", "--encoder", "/no/such/model"], "the encoder /no/such/model can't be loaded"),
+        (["{run}", "--out", "/proc/report.html"], "/proc/report.html can't be written"),
+    ],
+)
+def test_what_can_t_be_is_refused(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", steps=1)
+    assert main(["report", *(argument.format(run=run) for argument in arguments)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_encoder_can_be_left_out(tmp_path: Path, two_runs: list[Path]) -> None:
+    page = report(tmp_path, "--encoder", "none", *two_runs)
+    assert "Different ways to answer" not in [chart["title"] for chart in page.data["charts"]]
+    (group, *_) = page.groups("grpo", "validation", 0)
+    assert group["similarity"] is None
+    assert [completion[2:7] for completion in group["completions"]] == [[None] * 5] * 8
