@@ -110,7 +110,7 @@ async function showStep() {
   $("step").max = part.steps.length - 1;
   $("step").value = at.step;
   $("step").setAttribute("aria-valuetext", `step ${part.steps[at.step]}`);
-  $("step-shown").value = part.steps[at.step];
+  $("step-shown").textContent = part.steps[at.step];
   const wanted = `groups-${at.part}-${part.steps[at.step]}`;
   const read = JSON.parse(await unpacked(wanted));
   if (wanted !== `groups-${at.part}-${data.shown[at.part].steps[at.step]}`) return; // the slider has moved on

@@ -1,0 +1,191 @@
+"""The report in a headless Chromium: without a network, by keyboard, on a phone and in the dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import make_run
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from verl_dra.cli import main
+
+pytestmark = pytest.mark.slow
+
+# Without these, Chromium asks for hosts of its own at every start.
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
+)
+
+
+class Browser:
+    """A report, open in Chromium."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, report: Path, width: int = 1400, height: int = 1000, dark: bool = False) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get(report.as_uri())
+        self.wait(lambda: self.js("return document.documentElement.dataset.ready") == "yes")
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def wait(self, condition: Any) -> None:
+        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def texts(self, selector: str) -> list[str]:
+        return [found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector)]
+
+    def drawn(self, plot: str) -> list[dict[str, Any]]:
+        """The traces of a plot, once it has been drawn because it was scrolled to."""
+        self.js("document.getElementById(arguments[0]).scrollIntoView()", plot)
+        self.wait(lambda: self.js("return document.getElementById(arguments[0])?.data !== undefined", plot))
+        # Plotly keeps numbers as it likes; those that are drawn are plain.
+        return self.js(
+            "return document.getElementById(arguments[0]).data.map(t => ({name: t.name, type: t.type, "
+            "x: Array.from(t.x), y: Array.from(t.y), z: t.z && Array.from(t.z), colour: t.line && t.line.color}))",
+            plot,
+        )
+
+    @property
+    def step(self) -> str:
+        return str(self.js("return document.getElementById('step-shown').textContent"))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    runs = [make_run(folder / "grpo", dra=False), make_run(folder / "dra")]
+    assert main(["report", "--out", str(folder / "report.html"), *map(str, runs)]) == 0
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(chromedriver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def browser(driver: webdriver.Chrome) -> Iterator[Browser]:
+    yield Browser(driver)
+    assert driver.get_log("browser") == []  # errors of the page, and what it could not fetch
+
+
+def test_curves_of_all_runs_lie_over_each_other(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    titles = browser.texts("#charts figcaption")
+    at = next(i for i, title in enumerate(titles) if title.startswith("Training reward"))
+    traces = browser.drawn(f"chart-{at}")
+    assert [trace["name"] for trace in traces] == ["grpo", "dra"]
+    assert traces[1]["y"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8]
+    assert len({trace["colour"] for trace in traces}) == 2
+
+
+def test_a_run_can_be_taken_out_of_the_curves(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.driver.find_element(By.CSS_SELECTOR, "#families button").click()
+    browser.wait(lambda: [trace["name"] for trace in browser.drawn("chart-0")] == ["dra"])
+
+
+def test_it_is_used_by_keyboard(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert browser.step == "6"
+    assert browser.texts("#part option:checked") == ["grpo, validation"]
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.step == "3")
+    browser.press("r")
+    browser.wait(lambda: browser.texts("#part option:checked") == ["dra, validation"])
+    assert browser.step == "3", "another run is shown at the same step"
+    browser.press("r")
+    browser.wait(lambda: browser.texts("#found") == ["3 of 3 groups"])
+    browser.press(Keys.ARROW_RIGHT)
+    browser.wait(lambda: browser.step == "4")
+    browser.press("j", "j", "k")
+    browser.wait(
+        lambda: browser.js("return document.querySelector('[aria-current=true]').innerText").startswith(
+            "What is 1 + 4?"
+        )
+    )
+    browser.press("/", *"2 + 4?")
+    browser.wait(lambda: browser.texts("#found") == ["1 of 3 groups"])
+    assert browser.texts("#group mark") == ["2 + 4?"]
+    browser.press(Keys.ARROW_LEFT)
+    assert browser.step == "4", "in the search an arrow moves the cursor"
+    browser.press(Keys.ESCAPE, Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.step == "3")
+    assert browser.texts("#found") == ["3 of 3 groups"]
+
+
+def test_each_control_can_be_reached_and_has_a_name(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    for control in browser.driver.find_elements(By.CSS_SELECTOR, "button, select, input"):
+        assert control.accessible_name, control.get_attribute("outerHTML")
+    seen = set()
+    for _ in range(12):
+        browser.press(Keys.TAB)
+        seen.add(
+            browser.js("return document.activeElement.id || document.activeElement.parentElement.parentElement.id")
+        )
+    assert {"families", "part", "step", "search", "list"} <= seen
+
+
+def test_a_group_shows_its_similarity_its_advantages_and_its_texts(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.press("r", "r")
+    browser.wait(lambda: browser.texts("#found") == ["3 of 3 groups"])
+    (heat,) = browser.drawn("heat")
+    assert len(heat["z"]) == 8
+    without, with_dra = browser.drawn("bars")
+    assert (without["name"], with_dra["name"]) == ("without DRA", "with DRA")
+    assert len(without["y"]) == len(with_dra["y"]) == 8
+    cards = browser.texts(".completion")
+    assert all("<b>" in card and "& so on" in card for card in cards), "texts are shown, not run"
+    browser.js("document.getElementById('heat').emit('plotly_click', {points: [{y: '8'}]})")
+    assert browser.js("return [...document.querySelectorAll('.completion')].pop().classList.contains('seen')")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, dark: bool, tmp_path: Path) -> None:
+    browser.open(report, width=390, height=800, dark=dark)
+    browser.drawn("heat")
+    assert browser.js("return document.documentElement.scrollWidth") == 390
+    paper, ink = browser.js("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
+    light = [sum(map(int, colour[4:-1].split(","))) / 765 for colour in (paper, ink)]
+    assert (light[0] < 0.2 and light[1] > 0.8) if dark else (light[0] > 0.9 and light[1] < 0.2)
+    assert browser.driver.save_screenshot(str(tmp_path / "phone.png"))
+
+
+def test_it_opens_without_the_groups_of_a_run(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=2)
+    shutil.rmtree(run / "validation")
+    assert main(["report", "--out", str(tmp_path / "report.html"), str(run)]) == 0
+    browser.open(tmp_path / "report.html")
+    assert browser.js("return document.getElementById('browser').hidden") is True
+    assert browser.drawn("chart-0")
