@@ -152,6 +152,23 @@ def dra_advantages(
         return verl_advantages(batch, "dra", rewards, **settings), step
 
 
+@pytest.mark.parametrize("base", ["grpo", "rloo", "opo"])
+def test_what_the_base_estimator_gives_without_dra_is_kept_where_it_is_wanted(base: str) -> None:
+    batch = make_batch(padding=2)
+    rows = batch.rows
+    smi = torch.tensor([batch.smi[name] for name in rows.names])
+    step = Step(rows, smi, diversity_weights(smi), torch.ones(len(smi), dtype=torch.bool), base, "paper", compare=True)
+    with estimating(step):
+        compared = verl_advantages(batch, "dra")
+    ours, plain = dra_advantages(batch, base)
+    assert_close(compared, ours)
+    assert plain.advantage_without is None
+    finals = [rows.final[at] for at in rows.real]
+    own = verl_advantages_padding_apart(batch, base, batch.rewards).batch["advantages"][finals]
+    assert step.advantage_without is not None
+    torch.testing.assert_close(step.advantage_without, own[torch.arange(len(finals)), batch.mask[finals].argmax(dim=1)])
+
+
 def verl_advantages_padding_apart(batch: Batch, name: str, rewards: torch.Tensor, **settings: Any) -> DataProto:
     """veRL's own advantages of the real rows, and zero for padding."""
     real = np.flatnonzero(~np.array(batch.padding))

@@ -40,6 +40,10 @@ class Step:
     """[n] rewards that the base estimator got."""
     advantage: Tensor | None = None
     """[n] advantage at the first token of the session's final output."""
+    compare: bool = False
+    """Whether `advantage_without` is wanted."""
+    advantage_without: Tensor | None = None
+    """[n] what the base estimator gives there for the raw rewards."""
 
 
 _current: ContextVar[Step | None] = ContextVar("dra_step", default=None)
@@ -82,12 +86,29 @@ def compute_dra_advantage(
         )
     real = [step.rows.final[at] for at in step.rows.real]
     uids, mask = index[real], response_mask[real]
+    first = torch.arange(len(real)), mask.argmax(dim=1)
+    if step.compare:
+        step.advantage_without = _base(step, token_level_rewards[real].clone(), mask, uids, config)[0][first]
+    of_real, returns_of_real = _base(step, _adjusted(step, token_level_rewards[real], mask), mask, uids, config)
+    step.advantage = of_real[first]
+    per_session = token_level_rewards.new_zeros(len(step.rows.final))
+    per_session[step.rows.real] = step.advantage
+    advantages = per_session[step.rows.session].unsqueeze(1) * response_mask
+    returns = advantages.clone()
+    advantages[real], returns[real] = of_real, returns_of_real
+    return advantages, returns
+
+
+def register() -> None:
+    """Make `algorithm.adv_estimator=dra` known to veRL in this process."""
+    register_adv_est(NAME)(compute_dra_advantage)
+
+
+def _base(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray, config: Any) -> tuple[Tensor, Tensor]:
+    """The base estimator's advantages and returns, each [n, length], of token-level rewards."""
     data = compute_advantage(
         DataProto.from_dict(
-            tensors={
-                "token_level_rewards": _adjusted(step, token_level_rewards[real], mask),
-                "response_mask": mask,
-            },
+            tensors={"token_level_rewards": tokens, "response_mask": mask},
             non_tensors={"uid": uids},
         ),
         adv_estimator=step.base_estimator,  # type: ignore[arg-type]  # veRL takes registered names as well
@@ -96,18 +117,8 @@ def compute_dra_advantage(
         norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
         config=config,
     )
-    step.advantage = data.batch["advantages"][torch.arange(len(real)), mask.argmax(dim=1)]
-    per_session = token_level_rewards.new_zeros(len(step.rows.final))
-    per_session[step.rows.real] = step.advantage
-    advantages = per_session[step.rows.session].unsqueeze(1) * response_mask
-    returns = advantages.clone()
-    advantages[real], returns[real] = data.batch["advantages"], data.batch["returns"]
-    return advantages, returns
-
-
-def register() -> None:
-    """Make `algorithm.adv_estimator=dra` known to veRL in this process."""
-    register_adv_est(NAME)(compute_dra_advantage)
+    found: dict[str, Tensor] = data.batch
+    return found["advantages"], found["returns"]
 
 
 def _adjusted(step: Step, tokens: Tensor, mask: Tensor) -> Tensor:

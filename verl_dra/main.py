@@ -48,6 +48,8 @@ def train(config: DictConfig, output: Path) -> None:
     dra = check(config)
     for warning in examine(config, output):
         say(warning)
+    if dra.record.every_n_steps and not dra.enabled:
+        say("dra.record has no effect with dra.enabled=False; trainer.validation_data_dir keeps what `report` shows")
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
@@ -117,6 +119,7 @@ def _log_to(config: DictConfig, output: Path) -> None:
         environment = {"TENSORBOARD_DIR": str(output / "tensorboard"), "VERL_FILE_LOGGER_PATH": str(metrics)}
         environment = {name: os.environ.get(name, value) for name, value in environment.items()}
         chosen = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+        config.dra.record.folder = str(Path(config.dra.record.folder or output / "groups").absolute())
         OmegaConf.update(config, "ray_kwargs.ray_init.runtime_env.env_vars", {**environment, **chosen}, force_add=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,11 @@ COUNTS = tuple(
     )
 )
 """Metrics that add up where a step has several updates; veRL averages the others over them."""
+
+
+def record_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Metrics of `Recorder.counts`."""
+    return {f"dra/{name}_groups": float(groups) for name, groups in counts.items()}
 
 
 def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:

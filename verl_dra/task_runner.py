@@ -26,7 +26,11 @@ class DRATaskRunner(_TaskRunner):  # type: ignore[misc]
         mode = config.trainer.v1.trainer_mode
         if mode in TRAINER_REGISTRY:
             TRAINER_REGISTRY[mode] = with_dra(TRAINER_REGISTRY[mode])
-        super().run(config)
+        try:
+            super().run(config)
+        finally:
+            if trainer := getattr(self, "trainer", None):
+                trainer.close_records()
         lines: list[str] = self.trainer.summary.lines()
         return lines
 

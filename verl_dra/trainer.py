@@ -20,11 +20,13 @@ from verl_dra.algorithm import NegativeRewards, darling_weights, diversity_weigh
 from verl_dra.config import DRAConfig
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
-from verl_dra.metrics import COUNTS, step_metrics
+from verl_dra.metrics import COUNTS, record_metrics, step_metrics
+from verl_dra.record import Recorder, trackers
+from verl_dra.recording import groups_of_batch
 from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import replica_count
-from verl_dra.scorer.pool import FetchTexts, PendingScores, ScorerPool
+from verl_dra.scorer.pool import FetchTexts, PendingScores, ScorerPool, StepScores
 from verl_dra.summary import Summary
 from verl_dra.text import completion_text
 
@@ -37,8 +39,8 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
     It overrides some methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
     rows of a step are final, asks for their scores, `_compute_old_log_prob` sends what is missing by then,
-    `_compute_advantage` waits for the scores and holds them for the estimator, `step` adds counts up, `_validate` and
-    `_compute_metrics` note what the summary shows.
+    `_compute_advantage` waits for the scores, holds them for the estimator and records groups, `step` adds counts up,
+    `_validate` and `_compute_metrics` note what the summary shows.
     """
 
     class DRATrainer(base):  # type: ignore[misc, valid-type]  # veRL has no type information
@@ -46,8 +48,10 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             super().__init__(config)
             self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
             self._scorers: ScorerPool | None = None
-            self._pending: tuple[Rows, PendingScores] | None = None
+            self._pending: tuple[Rows, PendingScores, list[str]] | None = None
             self._counts: Counter[str] = Counter()
+            self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
+            self._recorded_step: int | None = None
             self.summary = Summary()
 
         def _setup(self) -> None:
@@ -79,20 +83,21 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             batch = super()._balance_batch(batch, *args, **kwargs)
             assert self._scorers is not None
             rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
-            self._pending = rows, self._scorers.request(rows.names)
+            sampled = self._sampled(rows)
+            self._pending = rows, self._scorers.request(rows.names, sampled), sampled
             return batch
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
             assert self._pending is not None
-            rows, pending = self._pending
+            rows, pending, _ = self._pending
             self._scorers.advance(pending, self._fetch_from(batch, rows))
             return super()._compute_old_log_prob(batch, metrics)
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
             assert self._pending is not None
-            rows, pending = self._pending
+            rows, pending, sampled = self._pending
             self._pending = None
             with marked_timer("dra_wait", self.timing_raw):
                 scores = self._scorers.wait(pending, self._fetch_from(batch, rows))
@@ -104,13 +109,42 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
                 scored=scored,
                 base_estimator=cast(str, self._dra.base_estimator),
                 negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
+                compare=bool(sampled),
             )
             with estimating(step):
                 batch = super()._compute_advantage(batch, metrics)
             of_step = step_metrics(step, scores)
             self._counts.update({name: of_step[name] for name in COUNTS})
             metrics.update(of_step)
+            if self._recorder is not None:
+                with marked_timer("dra_record", self.timing_raw):
+                    self._record(batch, sampled, step, scores)
+                counts = record_metrics(self._recorder.counts())
+                self._counts.update(counts)
+                metrics.update(counts)
             return batch
+
+        def _sampled(self, rows: Rows) -> list[str]:
+            """The groups to record of a batch; of a step that has several, of the first."""
+            if self._recorder is None or not self._recorder.wants(self.global_steps):
+                return []
+            if self._recorded_step == self.global_steps:
+                return []
+            self._recorded_step = self.global_steps
+            return self._recorder.sample(name.uid for name in rows.names)
+
+        def _record(self, batch: Any, sampled: list[str], step: Step, scores: StepScores) -> None:
+            assert self._recorder is not None
+            if not sampled:
+                return
+            groups = groups_of_batch(batch, self.global_steps, sampled, step, scores, self._dra, self.tokenizer)
+            self._recorder.put(self.global_steps, groups)
+            trackers.show(self.logger.logger, self.global_steps, groups)
+
+        def close_records(self) -> None:
+            """Write what of the records is not written yet; for the end of the run."""
+            if self._recorder is not None:
+                self._recorder.close()
 
         def _weights(self, batch: Any, rows: Rows, smi: Tensor) -> Tensor:
             """[n] weights of the sessions by `dra.weight`."""

@@ -3,6 +3,7 @@ advantages are those of the formula."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,43 @@ def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, enc
     assert run.metric("dra/fallbacks") == [0, 0, 0]
     assert all(1 < paths <= N for paths in run.metric("dra/effective_paths"))
     assert "timing_s/dra_wait" in run.log
+
+
+def test_recorded_groups_are_what_was_trained_on(toy_folder: Path, tmp_path: Path) -> None:
+    settings = ["dra.record.every_n_steps=2", f"dra.record.folder={tmp_path}/groups", "dra.record.groups=3"]
+    run = train(
+        toy_folder, tmp_path, ["trainer.total_training_steps=4", "trainer.logger=[console,tensorboard]", *settings]
+    )
+    assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == ["2.jsonl", "4.jsonl"]
+    tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
+    for step in (2, 4):
+        dumped = run.steps[step - 1]
+        row = {tuple(key.rsplit("_", 2)[:2]): at for at, key in enumerate(dumped["keys"])}
+        groups = [json.loads(line) for line in (tmp_path / "groups" / f"{step}.jsonl").read_text().splitlines()]
+        assert len(groups) == 3
+        for group in groups:
+            rows = [row[group["uid"], str(completion["session"])] for completion in group["completions"]]
+            column = {name: np.array([c[name] for c in group["completions"]]) for name in group["completions"][0]}
+            assert list(column["text"]) == [
+                tokenizer.decode(dumped["responses"][i], skip_special_tokens=True) for i in rows
+            ]
+            rewards = np.array([sum(dumped["rm_scores"][i]) for i in rows], dtype=np.float64)
+            smi = np.array(group["similarity"]).sum(axis=1) - 1
+            weights = oracles.weights(smi)
+            ids = np.zeros(len(rows), dtype=int)
+            for name, expected, tolerance in (
+                ("reward", rewards, 1e-6),
+                ("smi", smi, 1e-3),
+                ("weight", weights, 1e-3),
+                ("adjusted", rewards * weights, 1e-3),
+                ("advantage", [dumped["advantages"][i][0] for i in rows], 1e-4),
+                ("advantage_without", oracles.grpo(rewards, ids), 1e-4),
+            ):
+                np.testing.assert_allclose(column[name], expected, atol=tolerance, err_msg=name)
+            assert "say" in group["prompt"]
+    # Written by a thread: the groups of step 2 are counted at the latest when those of step 4 are on their way.
+    assert sum(run.metric("dra/recorded_groups")) >= 3
+    assert sum(run.metric("dra/unrecorded_groups")) == 0
 
 
 def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_path: Path) -> None:

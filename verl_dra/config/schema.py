@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 
 from verl_dra.algorithm import SMI_FUNCTIONS, SMIFunction, cluster_smi
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.record import RecordConfig
 from verl_dra.scorer.placement import ScorerConfig
 
 WEIGHTS = ("inverse", "darling", "unlikeliness")
@@ -43,6 +44,7 @@ class DRAConfig:
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
 
     def smi_function(self) -> SMIFunction:
         """The SMI function that `smi` names.

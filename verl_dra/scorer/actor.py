@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,10 +46,10 @@ class DiversityScorer:
 
     @ray.method(concurrency_group="collect")
     def collect(
-        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float
+        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float, show: Collection[str] = ()
     ) -> Scores | Missing | Failed:
         """See `Scorer.collect`."""
-        return self._scorer.collect(sessions, texts, within_s)
+        return self._scorer.collect(sessions, texts, within_s, show)
 
     @ray.method(concurrency_group="collect")
     def accept(self, accepting: bool) -> None:

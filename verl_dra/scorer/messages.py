@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,15 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a scorer shows of one group, where that is asked for."""
+
+    similarity: np.ndarray
+    """[n, n] float32 cosines, sessions in the order of the request."""
+    effective_paths: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """A scorer's answer for n sessions of k groups."""
 
@@ -92,3 +101,5 @@ class Scores:
     """Sessions with lone surrogates in their text, which are embedded as question marks."""
     events: Events
     """What happened since the scorer's last scores."""
+    shown: dict[str, Shown] = field(default_factory=dict)
+    """Of the groups that were asked for, by uid."""

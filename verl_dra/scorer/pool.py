@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup
 from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import remote_scorer
-from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
+from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session, Shown
 from verl_dra.scorer.placement import ScorerConfig, actor_options, describe
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class StepScores:
     empty: int = 0
     replaced: int = 0
     events: Events = field(default_factory=Events)
+    shown: dict[str, Shown] = field(default_factory=dict)
+    """Of the groups that were asked for and are scored, by uid; their sessions in the order of the request."""
 
     def add(self, rows: np.ndarray, scores: Scores) -> None:
         """Put in the scores of the sessions at `rows`."""
@@ -78,6 +80,7 @@ class StepScores:
         self.duplicate[rows] = scores.duplicate
         self.scored[rows] = True
         self.effective_paths += scores.effective_paths.tolist()
+        self.shown |= scores.shown
         for name in ("tokens", "truncated_tokens", "cached", "empty", "replaced", "events"):
             setattr(self, name, getattr(self, name) + getattr(scores, name))
 
@@ -90,6 +93,8 @@ class _Part:
     rows: np.ndarray
     """Positions of its sessions in the request."""
     sessions: list[Session]
+    show: list[str]
+    """Uids of its groups whose similarities are wanted."""
     reply: Any = None
     """Object reference, or None while it is to be asked again at `ask_at`."""
     ask_at: float = 0.0
@@ -163,8 +168,13 @@ class ScorerPool:
         """The actors, in the order of their numbers."""
         return tuple(self._replicas)
 
-    def request(self, sessions: Sequence[Session]) -> PendingScores:
-        """Ask for the scores of complete groups without waiting; each session once, all of a group's at once."""
+    def request(self, sessions: Sequence[Session], show: Collection[str] = ()) -> PendingScores:
+        """Ask for the scores of complete groups without waiting; each session once, all of a group's at once.
+
+        Args:
+            sessions: those of all groups.
+            show: uids of the groups whose similarity matrices are wanted.
+        """
         n = len(sessions)
         step = StepScores(np.zeros(n, dtype=np.float32), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool))
         replica = np.array([replica_of(s.uid, len(self)) for s in sessions])
@@ -172,7 +182,8 @@ class ScorerPool:
         for i in range(len(self)):
             rows = np.flatnonzero(replica == i)
             if len(rows):
-                parts.append(_Part(i, rows, [sessions[row] for row in rows]))
+                of_part = [uid for uid in show if replica_of(uid, len(self)) == i]
+                parts.append(_Part(i, rows, [sessions[row] for row in rows], of_part))
         for part in parts:
             self._ask(part, self._config.deadline_s)
         return PendingScores(step, parts)
@@ -228,7 +239,7 @@ class ScorerPool:
                 pending.parts.remove(part)
 
     def _ask(self, part: _Part, within_s: float) -> None:
-        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, max(within_s, 0))
+        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, max(within_s, 0), part.show)
 
     def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts, deadline: float) -> bool:
         """Act on a reply; whether the part is done with."""

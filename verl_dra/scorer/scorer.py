@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -21,7 +21,7 @@ from torch import Tensor
 from verl_dra.algorithm import SMIFunction, group_diversity
 from verl_dra.embedding import Encoded, Encoder, EncoderUnavailableError
 from verl_dra.scorer import heap
-from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
+from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session, Shown
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Scorer:
             self._observe()
 
     def collect(
-        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float
+        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float, show: Collection[str] = ()
     ) -> Scores | Missing | Failed:
         """Score complete groups and forget them.
 
@@ -171,6 +171,7 @@ class Scorer:
             sessions: all sessions of the groups, in any order; sessions of one uid are a group.
             texts: texts of those that an earlier answer said are missing.
             within_s: seconds to wait at most.
+            show: uids of the groups whose similarity matrices are wanted.
 
         Returns:
             Scores in the order of `sessions`. Or what is missing or failed, and then nothing is forgotten.
@@ -195,7 +196,7 @@ class Scorer:
             if errors:
                 return Failed(list(errors), next(iter(errors.values())), timed_out=False, broken=self._broken)
             scored = [row for row in rows if row is not None]
-        scores = self._score(sessions, scored)
+        scores = self._score(sessions, scored, show)
         self.forget(sessions)
         return scores
 
@@ -215,13 +216,14 @@ class Scorer:
             self._room.notify_all()
             self._observe()
 
-    def _score(self, sessions: Sequence[Session], rows: Sequence[_Row]) -> Scores:
+    def _score(self, sessions: Sequence[Session], rows: Sequence[_Row], show: Collection[str]) -> Scores:
         # One vector a text: a half-precision encoder's noise, which differs from batch to batch, must not tell clones
         # apart.
         embedded = {row.digest: row.result for row in rows if isinstance(row.result, _Embedded)}
         of_row = [embedded[row.digest] for row in rows]
         vectors = torch.stack([e.vector for e in of_row])
-        group = torch.from_numpy(np.unique([s.uid for s in sessions], return_inverse=True)[1].reshape(-1))
+        uids, numbers = np.unique([s.uid for s in sessions], return_inverse=True)
+        group = torch.from_numpy(numbers.reshape(-1))
         with self._lock:
             events, self._told = self._events - self._told, self._events
         duplicate, effective_paths = group_diversity(vectors, group)
@@ -235,6 +237,11 @@ class Scorer:
             empty=int((vectors == 0).all(dim=1).sum()),
             replaced=sum(row.replaced for row in rows),
             events=events,
+            shown={
+                str(uid): Shown(_cosines(vectors[group == number]), effective_paths[number].item())
+                for number, uid in enumerate(uids)
+                if uid in show
+            },
         )
 
     def _has_room_for(self, session: Session) -> bool:
@@ -460,6 +467,12 @@ def _readable(text: str) -> tuple[str, bytes, bool]:
     except UnicodeEncodeError:
         data = text.encode(errors="replace")
         return data.decode(), data, True
+
+
+def _cosines(vectors: Tensor) -> np.ndarray:
+    """[n, n] float32 of [n, D] vectors."""
+    unit = torch.nn.functional.normalize(vectors.float(), dim=1)
+    return (unit @ unit.T).clamp(-1, 1).numpy()
 
 
 def _shrink(entries: OrderedDict[Any, Any], most: int) -> None:

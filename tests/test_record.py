@@ -1,0 +1,208 @@
+"""Records of groups: what is written, what is left out, and what a disk, a kill or a tracker can do to them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from verl_dra.record import RecordConfig, Recorder, recorded_group, shortened, trackers
+
+
+def recorder(folder: Path, **settings: Any) -> Recorder:
+    return Recorder(RecordConfig(every_n_steps=1, folder=str(folder), **settings))
+
+
+def group(text: str = "a text", step: int = 1, uid: str = "u") -> dict[str, Any]:
+    numbers = {
+        name: [0.5, math.nan] for name in ("reward", "adjusted", "smi", "weight", "advantage", "advantage_without")
+    }
+    return recorded_group("a prompt", [text, text], numbers, np.eye(2), 4000, step=step, uid=uid)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.characters(codec=None) | st.sampled_from('\x00\ud800\u2028\n\r"\\'), max_size=40))
+def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.mktemp("records")
+    writing = recorder(folder)
+    writing.put(7, [group(text), group("second")])
+    writing.close()
+    first, second = read(folder / "7.jsonl")
+    assert [c["text"] for c in first["completions"]] == [text, text]
+    assert second["completions"][0]["text"] == "second"
+    assert writing.counts() == {"recorded": 2, "unrecorded": 0, "thinned": 0}
+
+
+def test_a_group_says_what_is_not_a_number() -> None:
+    made = group()
+    assert made["completions"][0] == {
+        "text": "a text",
+        "characters": 6,
+        **dict.fromkeys(("reward", "adjusted", "smi", "weight", "advantage", "advantage_without"), 0.5),
+    }
+    assert made["completions"][1]["reward"] is None
+    assert made["similarity"] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@given(st.text(max_size=400), st.integers(100, 200))
+def test_the_middle_of_a_long_text_is_left_out_and_counted(text: str, most: int) -> None:
+    short = shortened(text, most)
+    if len(text) <= most:
+        assert short == text
+        return
+    left_out = int(short.split("[... ")[1].split()[0]) if short.count("[... ") == 1 else None
+    assert short.startswith(text[: most // 2])
+    assert short.endswith(text[len(text) - most // 2 :])
+    assert left_out in (None, len(text) - most // 2 * 2)
+
+
+def test_the_same_groups_are_sampled_whatever_their_order(tmp_path: Path) -> None:
+    writing = recorder(tmp_path, groups=3)
+    uids = [f"uid-{i}" for i in range(20)]
+    sampled = writing.sample(uids * 4)
+    assert sampled == writing.sample(reversed(uids))
+    assert len(set(sampled)) == 3
+
+
+def test_steps_are_recorded_as_often_as_told(tmp_path: Path) -> None:
+    writing = Recorder(RecordConfig(every_n_steps=5, folder=str(tmp_path)))
+    assert [step for step in range(1, 21) if writing.wants(step)] == [5, 10, 15, 20]
+
+
+def test_a_full_folder_keeps_first_and_last_and_steps_between(tmp_path: Path) -> None:
+    writing = recorder(tmp_path, max_bytes=2**16)
+    counts: Counter[str] = Counter()
+    for step in range(1, 41):
+        writing.put(step, [group("x" * 1500, step) for _ in range(2)])
+        while counts["recorded"] < 2 * step:
+            counts.update(writing.counts())
+    writing.close()
+    counts.update(writing.counts())
+    steps = sorted(int(path.stem) for path in tmp_path.glob("*.jsonl"))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2**16
+    assert (steps[0], steps[-1]) == (1, 40)
+    assert np.diff(steps).max() <= 8, "the span is covered"
+    assert (counts["recorded"], counts["recorded"] - counts["thinned"]) == (80, 2 * len(steps))
+
+
+def test_a_run_killed_in_mid_write_leaves_whole_files(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from verl_dra.record import RecordConfig, Recorder\n"
+        "r = Recorder(RecordConfig(every_n_steps=1, folder=sys.argv[1]))\n"
+        "for step in range(10**6):\n"
+        "    r._write(step, [{'step': step, 'text': 'x' * 200_000}] * 5)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    while len(list(tmp_path.glob("*.jsonl"))) < 5:
+        assert writer.poll() is None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    files = list(tmp_path.glob("*.jsonl"))
+    assert len(files) >= 5
+    for path in files:
+        assert [line["step"] for line in read(path)] == [int(path.stem)] * 5
+    again = recorder(tmp_path)  # and goes on where it was
+    again.put(10**7, [group()])
+    again.close()
+    assert (tmp_path / f"{10**7}.jsonl").exists()
+
+
+def test_a_disk_that_fails_is_counted_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    writing = recorder(tmp_path / "file")
+    for step in (1, 2):
+        writing.put(step, [group()] * 3)
+    writing.close()
+    assert writing.counts() == {"recorded": 0, "unrecorded": 6, "thinned": 0}
+    assert len([line for line in caplog.messages if "can't be recorded" in line]) == 1
+
+
+def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, stuck = threading.Event(), threading.Event()
+
+    def fsync(_: int) -> None:
+        stuck.set()
+        let_go.wait()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writing = recorder(tmp_path)
+    writing.put(0, [group()])
+    stuck.wait()
+    for step in range(1, 10):
+        writing.put(step, [group()])
+    assert writing.counts() == {"recorded": 0, "unrecorded": 5, "thinned": 0}
+    let_go.set()
+    writing.close()
+    assert writing.counts()["recorded"] == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"every_n_steps": -1}, "dra.record.every_n_steps must be 0 .no records. or more, not -1"),
+        ({"groups": 0}, "dra.record.groups must be at least 1, not 0"),
+        ({"max_characters": 5}, "dra.record.max_characters must be at least 100, not 5"),
+        ({"max_bytes": 1}, "dra.record.max_bytes must be at least 65536, not 1"),
+    ],
+)
+def test_impossible_settings_are_refused(setting: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RecordConfig(**setting).check()
+
+
+def test_tensorboard_shows_the_groups(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(tmp_path))
+    trackers.show({"tensorboard": SimpleNamespace(writer=writer)}, 3, [group("one | *two*\n<b>three</b> \ud800")])
+    writer.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    (event,) = events.Tensors("dra/groups/text_summary")
+    header, _, first, _ = event.tensor_proto.string_val[0].decode().split("\n")
+    assert event.step == 3
+    assert "| completion | reward |" in header
+    assert r"one \| \*two\* \<b\>three\</b\> ?" in first
+    assert "| 0.5 | 0.5 |" in first
+
+
+def test_wandb_gets_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(project="test", dir=str(tmp_path))
+    trackers.show({"wandb": wandb}, 3, [group("a completion")])
+    wandb.log({"other": 1.0}, step=3)  # as veRL does after it
+    run.finish()
+    (table,) = tmp_path.rglob("*.table.json")
+    shown = json.loads(table.read_text())
+    assert tuple(shown["columns"]) == trackers.COLUMNS
+    assert shown["data"][0][:6] == [3, "u", "a prompt", "a completion", 0.5, 0.5]
+    assert len(shown["data"]) == 2
+
+
+def test_a_tracker_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def add_text(*_: Any) -> None:
+        raise OSError("disk full")
+
+    trackers.show({"tensorboard": SimpleNamespace(writer=SimpleNamespace(add_text=add_text))}, 1, [group()])
+    assert "tensorboard did not take dra/groups of step 1: disk full" in caplog.text
