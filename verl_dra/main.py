@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
             train(config, output)
         except ConfigError as error:
             sys.exit(f"verl-dra: {error}")
-    say(f"train.log, metrics.jsonl and tensorboard/ are in {output}")
+    say(f"train.log, metrics.jsonl and tensorboard/ are in {output}; to see them: verl-dra report {output}")
 
 
 def train(config: DictConfig, output: Path) -> None:

@@ -35,7 +35,8 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
         "verl-dra: steps: 2",
         "verl-dra: validation tiny_paths/acc/mean@4: ",
         "verl-dra: effective paths: ",
-        f"verl-dra: train.log, metrics.jsonl and tensorboard/ are in {tmp_path}/out",
+        f"verl-dra: train.log, metrics.jsonl and tensorboard/ are in {tmp_path}/out; to see them: "
+        f"verl-dra report {tmp_path}/out",
     ):
         assert expected in shown
     assert "UserWarning" not in shown
