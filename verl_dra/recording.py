@@ -44,7 +44,7 @@ def groups_of_batch(
     )
     fetched = {place: at for at, place in enumerate(order)}
     prompts, responses = list(data["prompts"].unbind()), list(data["responses"].unbind())
-    reward_models = data["reward_model"].tolist()
+    reward_models = data.pop("reward_model").tolist()
     columns: dict[str, Tensor] = {
         "reward": step.raw,
         "adjusted": step.adjusted,

@@ -8,6 +8,8 @@ from pathlib import Path
 import isolated
 import pytest
 
+from verl_dra.cli import main
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "tiny_paths" / "demo.py"
@@ -25,8 +27,10 @@ def demo(tmp_path: Path, *overrides: str) -> tuple[int, str]:
     return done.returncode, log.read_text(errors="replace")
 
 
-def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
-    status, shown = demo(tmp_path, "trainer.total_training_steps=2", "trainer.test_freq=2")
+def test_the_demo_trains_and_shows_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, shown = demo(
+        tmp_path, "trainer.total_training_steps=2", "trainer.test_freq=2", "dra.record.every_n_steps=1"
+    )
     assert status == 0, shown[-3000:]
     for expected in (
         "verl-dra: training with DRA over grpo",
@@ -47,6 +51,8 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [0, 1, 2]
     assert steps[-1]["data"]["dra/effective_paths"] > 1
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
+    assert "1 runs, 32 groups" in capsys.readouterr().out
 
 
 def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
@@ -96,3 +102,15 @@ def test_the_study_trains_measures_and_goes_on(tmp_path: Path) -> None:
         assert 1 < point["effective_paths"] < 16
     assert (tmp_path / "results" / "curves.png").stat().st_size > 10_000
     assert "| DRA-GRPO | 1 | 6 |" in shown
+    report = ["verl-dra", "report", str(tmp_path / "study" / "dra_grpo" / "0"), "--text"]
+    assert isolated.run(report, log=log, cwd=tmp_path, environment={}, timeout_s=300).returncode == 0
+    assert "Different ways to answer" in log.read_text()
+
+
+def test_a_policy_is_measured(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    measure = ["python", str(DEMO.with_name("measure.py"))]
+    assert isolated.run(measure, log=log, cwd=tmp_path, environment={}, timeout_s=500).returncode == 0
+    shown = log.read_text(errors="replace")
+    for path in ("column", "coins", "number_line", "rounding"):
+        assert path in shown
