@@ -1,4 +1,4 @@
-"""What DRA costs a training step: recipes/tiny_paths on the real stack, with DRA and without, from the same seed."""
+"""What DRA costs a training step, and what recording groups does: recipes/tiny_paths on the real stack, one seed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from timing import show
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "tiny_paths" / "demo.py"
 STEPS = 23
+RUNS = {
+    "GRPO": ("dra.enabled=False",),
+    "DRA-GRPO": ("dra.record.every_n_steps=0",),
+    "DRA-GRPO, recorded": ("dra.record.every_n_steps=1",),
+}
+PARTS = ("step", "gen", "adv", "dra_wait", "dra_record")
 WARM_UP = 3
 
 
 def main() -> None:
-    steps = {name: _train(name == "DRA-GRPO") for name in ("GRPO", "DRA-GRPO")}
+    steps = {name: _train(overrides) for name, overrides in RUNS.items()}
     median = {
-        name: {key: statistics.median(step.get(key, 0.0) for step in run) for key in ("step", "gen", "adv", "dra_wait")}
+        name: {key: statistics.median(step.get(key, 0.0) for step in run) for key in PARTS}
         for name, run in steps.items()
     }
     dra, grpo = median["DRA-GRPO"], median["GRPO"]
     show(
         f"One step of recipes/tiny_paths on a CPU; medians of steps {WARM_UP + 1} to {STEPS}, seconds",
-        ["", "step", "generation", "advantage", "dra_wait", "dra_wait/step"],
+        ["", "step", "generation", "advantage", "dra_wait", "dra_record", "dra_wait/step", "dra_record/step"],
         [
-            [name, *(f"{m[key]:.4f}" for key in ("step", "gen", "adv", "dra_wait")), f"{m['dra_wait'] / m['step']:.2%}"]
+            [
+                name,
+                *(f"{m[key]:.4f}" for key in PARTS),
+                *(f"{m[key] / m['step']:.2%}" for key in ("dra_wait", "dra_record")),
+            ]
             for name, m in median.items()
         ],
     )
@@ -38,12 +49,12 @@ def main() -> None:
     )
 
 
-def _train(dra: bool) -> list[dict[str, float]]:
+def _train(overrides: Sequence[str]) -> list[dict[str, float]]:
     """Seconds of each part of each step after the first few."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
-                *(sys.executable, str(DEMO), f"hydra.run.dir={folder}", f"dra.enabled={dra}"),
+                *(sys.executable, str(DEMO), f"hydra.run.dir={folder}", *overrides),
                 *(f"trainer.total_training_steps={STEPS}", "trainer.val_before_train=False", "trainer.test_freq=-1"),
             ],
             stdout=subprocess.DEVNULL,

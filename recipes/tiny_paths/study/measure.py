@@ -15,17 +15,18 @@ import torch
 from tiny_paths.study.train import DONE, VALIDATION
 from tiny_paths.task import STRATEGIES
 from verl_dra import effective_paths
-from verl_dra.embedding import EmbeddingConfig, Encoder, encode_all
+from verl_dra.embedding import EmbeddingConfig
 from verl_dra.evaluate.estimators import pass_at_k
+from verl_dra.report.groups import Embed
 
 K = 8
 _FIRST_STEPS = 5  # vLLM and torch warm up
 
 
-def measure(run: Path, encoder: Encoder) -> dict[str, Any]:
+def measure(run: Path, embed: Embed) -> dict[str, Any]:
     """What `done.json` says of a run, its measures by validation step, and the time of its training steps."""
     points = {
-        int(path.stem): _validation([json.loads(line) for line in path.read_text().splitlines()], encoder)
+        int(path.stem): _validation([json.loads(line) for line in path.read_text().splitlines()], embed)
         for path in sorted((run / VALIDATION).glob("*.jsonl"), key=lambda path: int(path.stem))
     }
     return {**json.loads((run / DONE).read_text()), "validation": points, **_times(run / "metrics.jsonl")}
@@ -36,7 +37,7 @@ def encoder_config() -> EmbeddingConfig:
     return EmbeddingConfig(device="cpu", dtype="float32")
 
 
-def _validation(samples: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, float]:
+def _validation(samples: Sequence[dict[str, Any]], embed: Embed) -> dict[str, float]:
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in samples:
         groups[sample["input"]].append(sample)
@@ -47,7 +48,7 @@ def _validation(samples: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str
         f"pass@{K}": statistics.mean(pass_at_k(len(group), sum(group), K) for group in right),
         "strategy_entropy": _entropy([paths[name] for name in STRATEGIES]),
         "right_paths": statistics.mean(len({s["strategy"] for s in group if s["acc"]}) for group in groups.values()),
-        "effective_paths": _effective_paths(list(groups.values()), encoder),
+        "effective_paths": _effective_paths(list(groups.values()), embed),
         **{f"share/{name}": paths[name] / max(sum(paths.values()), 1) for name in STRATEGIES},
     }
 
@@ -58,8 +59,8 @@ def _entropy(counts: Sequence[int]) -> float:
     return -sum(c / total * math.log(c / total) for c in counts if c) if total else 0.0
 
 
-def _effective_paths(groups: Sequence[Sequence[dict[str, Any]]], encoder: Encoder) -> float:
-    vectors = encode_all(encoder, [sample["output"] for group in groups for sample in group])
+def _effective_paths(groups: Sequence[Sequence[dict[str, Any]]], embed: Embed) -> float:
+    vectors = embed([sample["output"] for group in groups for sample in group])
     ids = torch.tensor([i for i, group in enumerate(groups) for _ in group])
     return float(effective_paths(vectors, ids).mean())
 

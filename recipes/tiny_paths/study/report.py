@@ -14,6 +14,7 @@ from tiny_paths.study.arms import ARMS, MAIN
 from tiny_paths.study.measure import K, encoder_config, measure
 from tiny_paths.study.train import DONE
 from verl_dra.embedding import build_encoder
+from verl_dra.report.groups import embedding
 
 LABELS = {"grpo": "GRPO", "dra_grpo": "DRA-GRPO", "dr_grpo": "Dr.GRPO", "dra_dr_grpo": "DRA-Dr.GRPO"}
 CURVES = {
@@ -27,8 +28,8 @@ COLUMNS = ("accuracy", f"pass@{K}", "strategy_entropy", "right_paths", "effectiv
 
 def report(out: Path, results: Path) -> None:
     """Measure all finished runs below `out`; write results.json and curves.png into `results`, print the tables."""
-    encoder = build_encoder(encoder_config())
-    runs = [measure(path.parent, encoder) for path in sorted(out.glob(f"*/*/{DONE}"))]
+    embed = embedding(build_encoder(encoder_config()))
+    runs = [measure(path.parent, embed) for path in sorted(out.glob(f"*/*/{DONE}"))]
     if not runs:
         sys.exit(f"no finished run is in {out}; start `study run` first")
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
