@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 
 import encode
-import peers
 import scale
 import smi
 import step
 
-TABLES = {"smi": smi.main, "encode": encode.main, "scale": scale.main, "peers": peers.main, "step": step.main}
+TABLES = {"smi": smi.main, "encode": encode.main, "scale": scale.main, "step": step.main}
 
 
 def main() -> None:

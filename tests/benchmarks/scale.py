@@ -42,7 +42,7 @@ class PrecomputedEncoder:
 
 
 def main() -> None:
-    with local_ray():
+    with _ray():
         _submit_path()
         _nodes()
 
@@ -51,7 +51,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
     """N-gram encoder, texts of 600 tokens, one sender."""
     rows = []
     for replicas in (1, 2, 4):
-        with scorer_pool("ngram", replicas) as (pool, name):
+        with _pool("ngram", replicas) as (pool, name):
             client = ScorerClient(name, replicas, max_rows=completions, max_characters=2**30)
             rates = []
             for step in range(3):
@@ -73,7 +73,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
 
 
 def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, replicas: int = 4) -> None:
-    with scorer_pool("scale:PrecomputedEncoder", replicas) as (pool, name):
+    with _pool("scale:PrecomputedEncoder", replicas) as (pool, name):
         clients = [ScorerClient(name, replicas) for _ in range(nodes)]
         pids = ray.get([handle.ready.remote() for handle in pool.handles])
         seconds, waits, memory = [], [], {}
@@ -139,8 +139,7 @@ async def _submit(clients: Sequence[ScorerClient], texts: Texts) -> None:
 
 
 @contextmanager
-def local_ray() -> Iterator[None]:
-    """A Ray cluster of its own on this machine."""
+def _ray() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=8,
@@ -155,8 +154,7 @@ def local_ray() -> Iterator[None]:
 
 
 @contextmanager
-def scorer_pool(encoder: str, replicas: int) -> Iterator[tuple[ScorerPool, str]]:
-    """Scorers with an encoder, and the prefix of their names."""
+def _pool(encoder: str, replicas: int) -> Iterator[tuple[ScorerPool, str]]:
     name = f"scorer_{uuid.uuid4().hex[:8]}"
     pool = ScorerPool(ScorerConfig(name=name, num_replicas=replicas), EmbeddingConfig(encoder=encoder), graph_cut_smi)
     yield pool, name
