@@ -10,8 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,16 +27,14 @@ from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool
 
-PROMPTS, N = 32, 8
+PROMPTS, N = 16, 8
 SHORTEST, LONGEST, DUPLICATES = 50, 400, 0.2
 ROWS_OF_A_RANK = 4
 ROUNDS = 3
 PAIRS = PROMPTS * N * (N - 1) // 2
-# Window by window or the first one only, and how exact: the defaults, and what SentenceTransformer.encode does.
-OURS = {
-    "ours": EmbeddingConfig(device="cpu"),
-    "ours, head, float32": EmbeddingConfig(device="cpu", long_text="head", dtype="float32"),
-}
+AS_CONFIGURED = EmbeddingConfig(device="cpu")
+# The arithmetic of SentenceTransformer.encode with its defaults.
+AS_ENCODE = EmbeddingConfig(device="cpu", long_text="head", dtype="float32")
 
 
 @dataclass(frozen=True)
@@ -53,43 +50,42 @@ class Scored:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # as a scorer has by default; the other core generates
     rounds = [_completions(seed) for seed in range(ROUNDS)]
-    truth, encoder_s = _exact(rounds[0])
-    generation_s = 2 * encoder_s
+    generation_s = 2 * _seconds(AS_CONFIGURED, rounds[0])
     model = SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu")
-    model.encode(rounds[0][:1])
-    ways: dict[str, Callable[[Sequence[str]], Scored]] = {
-        "reward function": lambda texts: _reward_function(model, texts),
-        "in the trainer, by rank": lambda texts: _in_trainer(model, texts),
-    }
-    done: dict[str, list[Scored]] = {name: [] for name in (*OURS, *ways)}
-    with local_ray(), ExitStack() as stack:
-        for name, config in OURS.items():
-            pool, actor = stack.enter_context(scorer_pool(config, num_cpus=torch.get_num_threads()))
-            ways[name] = lambda texts, pool=pool, actor=actor: _stream(pool, actor, texts, generation_s)  # type: ignore[misc]
+    with local_ray(), scorer_pool(AS_CONFIGURED) as ours, scorer_pool(AS_ENCODE) as exact:
+        ways: dict[str, Callable[[Sequence[str]], Scored]] = {
+            "ours": lambda texts: _stream(*ours, texts, generation_s),
+            "ours, float32, not streamed": lambda texts: _stream(*exact, texts, 0),
+            "reward function": lambda texts: _reward_function(model, texts),
+            "in the trainer, by rank": lambda texts: _in_trainer(model, texts),
+        }
+        done: dict[str, list[Scored]] = {name: [] for name in ways}
         for texts in rounds:
-            for name in done:
-                done[name].append(ways[name](texts))
-    pairs = dict.fromkeys(done, PAIRS) | {"in the trainer, by rank": PROMPTS * N * (ROWS_OF_A_RANK - 1) // 2}
+            for name, score in ways.items():
+                done[name].append(score(texts))
     wait = {name: statistics.median(run.seconds for run in runs) for name, runs in done.items()}
+    pairs = dict.fromkeys(ways, PAIRS) | {"in the trainer, by rank": PROMPTS * N * (ROWS_OF_A_RANK - 1) // 2}
+    truth = dict.fromkeys(ways, _formula(AS_ENCODE, rounds[0]))
+    truth["ours"] = _formula(replace(AS_CONFIGURED, dtype="float32"), rounds[0])
     show(
-        f"{PROMPTS} prompts x {N} completions of {SHORTEST} to {LONGEST} words, all-MiniLM-L6-v2, CPU, "
-        f"{torch.get_num_threads()} threads; arrivals over {generation_s:.1f} s, of which the encoder alone takes "
-        f"{encoder_s:.1f} s (head, float32); medians of {ROUNDS}",
+        f"{PROMPTS} prompts x {N} completions of {SHORTEST} to {LONGEST} words, all-MiniLM-L6-v2, one thread of a CPU, "
+        f"generated within {generation_s:.1f} s; medians of {ROUNDS}",
         ["what", "seconds after the last", "each round", "against ours", "texts embedded", "pairs", "SMI off by"],
         [
             [
                 name,
                 f"{wait[name]:.2f}",
-                " ".join(f"{run.seconds:.2f}" for run in runs),
+                ", ".join(f"{run.seconds:.2f}" for run in runs),
                 f"{wait[name] / wait['ours']:.1f}",
-                str(runs[0].embedded),
+                ", ".join(str(run.embedded) for run in runs),
                 str(pairs[name]),
-                f"{(runs[0].smi - truth[OURS[name].long_text if name in OURS else 'head']).abs().max():.1g}",
+                f"{(runs[0].smi - truth[name]).abs().max():.1g}",
             ]
             for name, runs in done.items()
         ]
-        + [["pairwise classifier", "", "", "", "0", f"{PAIRS} calls", ""]],
+        + [["pairwise classifier", "", "", "", "", f"{PAIRS} calls", ""]],
     )
 
 
@@ -106,17 +102,20 @@ def _completions(seed: int) -> list[str]:
     return texts
 
 
-def _exact(texts: Sequence[str]) -> tuple[dict[str, Tensor], float]:
-    """The formula in float64 over each prompt's group, by windows embedded; seconds of the encoder for `head`."""
-    smi = {}
-    for mode in ("chunk", "head"):
-        encoder = build_encoder(EmbeddingConfig(device="cpu", long_text=mode, dtype="float32"))
-        start = time.perf_counter()
-        units = normalize(encode_all(encoder, texts).double(), dim=1).view(PROMPTS, N, -1)
-        seconds = time.perf_counter() - start
-        cosines = units @ units.transpose(1, 2)
-        smi[mode] = (cosines.sum(2) - cosines.diagonal(dim1=1, dim2=2)).flatten()
-    return smi, seconds
+def _seconds(config: EmbeddingConfig, texts: Sequence[str]) -> float:
+    """The encoder alone."""
+    encoder = build_encoder(config)
+    encode_all(encoder, texts[:N])
+    start = time.perf_counter()
+    encode_all(encoder, texts)
+    return time.perf_counter() - start
+
+
+def _formula(config: EmbeddingConfig, texts: Sequence[str]) -> Tensor:
+    """[PROMPTS * N]: cosines to the siblings, summed over the whole group in float64."""
+    units = normalize(encode_all(build_encoder(config), texts).double(), dim=1).view(PROMPTS, N, -1)
+    cosines = units @ units.transpose(1, 2)
+    return (cosines.sum(2) - cosines.diagonal(dim1=1, dim2=2)).flatten()
 
 
 def _stream(pool: ScorerPool, actor: str, texts: Sequence[str], generation_s: float) -> Scored:
