@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
-import encode
-import scale
-import smi
-import step
-
-TABLES = {"smi": smi.main, "encode": encode.main, "scale": scale.main, "step": step.main}
+TABLES = ("smi", "encode", "scale", "peers", "step")
+"""Each a module beside this one, and a section of the README."""
 
 
 def main() -> None:
@@ -17,7 +14,7 @@ def main() -> None:
     if unknown := set(names) - set(TABLES):
         sys.exit(f"no such table: {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     for name in names:
-        TABLES[name]()
+        importlib.import_module(name).main()
 
 
 if __name__ == "__main__":

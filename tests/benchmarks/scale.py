@@ -8,20 +8,17 @@ import re
 import statistics
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 import torch
+from scorers import all_sent, local_ray, scorer_pool
 from timing import show
 
-from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoded
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import ScorerPool
 
 Texts = dict[Session, str]
 
@@ -42,7 +39,7 @@ class PrecomputedEncoder:
 
 
 def main() -> None:
-    with _ray():
+    with local_ray():
         _submit_path()
         _nodes()
 
@@ -51,7 +48,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
     """N-gram encoder, texts of 600 tokens, one sender."""
     rows = []
     for replicas in (1, 2, 4):
-        with _pool("ngram", replicas) as (pool, name):
+        with scorer_pool(EmbeddingConfig(encoder="ngram"), replicas) as (pool, name):
             client = ScorerClient(name, replicas, max_rows=completions, max_characters=2**30)
             rates = []
             for step in range(3):
@@ -73,7 +70,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
 
 
 def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, replicas: int = 4) -> None:
-    with _pool("scale:PrecomputedEncoder", replicas) as (pool, name):
+    with scorer_pool(EmbeddingConfig(encoder="scale:PrecomputedEncoder"), replicas) as (pool, name):
         clients = [ScorerClient(name, replicas) for _ in range(nodes)]
         pids = ray.get([handle.ready.remote() for handle in pool.handles])
         seconds, waits, memory = [], [], {}
@@ -135,30 +132,7 @@ async def _submit(clients: Sequence[ScorerClient], texts: Texts) -> None:
         clients[i % len(clients)].submit(session, text)
         if i % 64 == 0:
             await asyncio.sleep(0)
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=f"bench_{uuid.uuid4().hex}",
-        object_store_memory=2**30,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
-    )
-    yield
-    ray.shutdown()
-
-
-@contextmanager
-def _pool(encoder: str, replicas: int) -> Iterator[tuple[ScorerPool, str]]:
-    name = f"scorer_{uuid.uuid4().hex[:8]}"
-    pool = ScorerPool(ScorerConfig(name=name, num_replicas=replicas), EmbeddingConfig(encoder=encoder), graph_cut_smi)
-    yield pool, name
-    pool.close()
+    await all_sent()
 
 
 def _resident(pid: int) -> int:

@@ -1,0 +1,167 @@
+"""The streaming scorer beside other ways to score the same completions: how soon, with what work, how exactly.
+
+The peers are written here from descriptions of what they compute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from encode import TRACE
+from scorers import all_sent, local_ray, scorer_pool
+from sentence_transformers import SentenceTransformer
+from timing import show
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from verl_dra.embedding import EmbeddingConfig, build_encoder, encode_all
+from verl_dra.embedding.encoder import model_path
+from verl_dra.scorer.client import ScorerClient
+from verl_dra.scorer.messages import Session
+from verl_dra.scorer.pool import ScorerPool
+
+PROMPTS, N = 16, 8
+SHORTEST, LONGEST, DUPLICATES = 50, 400, 0.2
+ROWS_OF_A_RANK = 4
+ROUNDS = 3
+PAIRS = PROMPTS * N * (N - 1) // 2
+AS_CONFIGURED = EmbeddingConfig(device="cpu")
+# The arithmetic of SentenceTransformer.encode with its defaults.
+AS_ENCODE = EmbeddingConfig(device="cpu", long_text="head", dtype="float32")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One way to score a batch, once."""
+
+    smi: Tensor
+    """[PROMPTS * N]"""
+    seconds: float
+    """From the last completion until the scores are there."""
+    embedded: int
+    """Texts through the encoder."""
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # as a scorer has by default; the other core generates
+    rounds = [_completions(seed) for seed in range(ROUNDS)]
+    generation_s = 2 * _seconds(AS_CONFIGURED, rounds[0])
+    model = SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu")
+    with local_ray(), scorer_pool(AS_CONFIGURED) as ours, scorer_pool(AS_ENCODE) as exact:
+        ways: dict[str, Callable[[Sequence[str]], Scored]] = {
+            "ours": lambda texts: _stream(*ours, texts, generation_s),
+            "ours, float32, not streamed": lambda texts: _stream(*exact, texts, 0),
+            "reward function": lambda texts: _reward_function(model, texts),
+            "in the trainer, by rank": lambda texts: _in_trainer(model, texts),
+        }
+        done: dict[str, list[Scored]] = {name: [] for name in ways}
+        for texts in rounds:
+            for name, score in ways.items():
+                done[name].append(score(texts))
+    wait = {name: statistics.median(run.seconds for run in runs) for name, runs in done.items()}
+    pairs = dict.fromkeys(ways, PAIRS) | {"in the trainer, by rank": PROMPTS * N * (ROWS_OF_A_RANK - 1) // 2}
+    truth = dict.fromkeys(ways, _formula(AS_ENCODE, rounds[0]))
+    truth["ours"] = _formula(replace(AS_CONFIGURED, dtype="float32"), rounds[0])
+    show(
+        f"{PROMPTS} prompts x {N} completions of {SHORTEST} to {LONGEST} words, all-MiniLM-L6-v2, one thread of a CPU, "
+        f"generated within {generation_s:.1f} s; medians of {ROUNDS}",
+        ["what", "seconds after the last", "each round", "against ours", "texts embedded", "pairs", "SMI off by"],
+        [
+            [
+                name,
+                f"{wait[name]:.2f}",
+                ", ".join(f"{run.seconds:.2f}" for run in runs),
+                f"{wait[name] / wait['ours']:.1f}",
+                ", ".join(str(run.embedded) for run in runs),
+                str(pairs[name]),
+                f"{(runs[0].smi - truth[name]).abs().max():.1g}",
+            ]
+            for name, runs in done.items()
+        ]
+        + [["pairwise classifier", "", "", "", "", f"{PAIRS} calls", ""]],
+    )
+
+
+def _completions(seed: int) -> list[str]:
+    """Group by group, lengths log-uniform, a fifth copies of an earlier sibling; no cache knows another seed's."""
+    rng = random.Random(seed)
+    texts: list[str] = []
+    for i in range(PROMPTS * N):
+        if i % N and rng.random() < DUPLICATES * N / (N - 1):
+            texts.append(rng.choice(texts[i - i % N :]))
+        else:
+            words = int(SHORTEST * (LONGEST / SHORTEST) ** rng.random())
+            texts.append(" ".join(rng.choices(TRACE.split(), k=words)))
+    return texts
+
+
+def _seconds(config: EmbeddingConfig, texts: Sequence[str]) -> float:
+    """The encoder alone."""
+    encoder = build_encoder(config)
+    encode_all(encoder, texts[:N])
+    start = time.perf_counter()
+    encode_all(encoder, texts)
+    return time.perf_counter() - start
+
+
+def _formula(config: EmbeddingConfig, texts: Sequence[str]) -> Tensor:
+    """[PROMPTS * N]: cosines to the siblings, summed over the whole group in float64."""
+    units = normalize(encode_all(build_encoder(config), texts).double(), dim=1).view(PROMPTS, N, -1)
+    cosines = units @ units.transpose(1, 2)
+    return (cosines.sum(2) - cosines.diagonal(dim1=1, dim2=2)).flatten()
+
+
+def _stream(pool: ScorerPool, actor: str, texts: Sequence[str], generation_s: float) -> Scored:
+    """As in production: a reward worker's client hands over what is finished, and the trainer asks at the end."""
+    prefix = time.monotonic_ns()
+    named = {Session(f"{prefix}-{i // N}", i % N): text for i, text in enumerate(texts)}
+    last = asyncio.run(_generate(ScorerClient(actor, len(pool)), named, generation_s))
+    step = pool.wait(pool.request(list(named)), lambda sessions: {session: named[session] for session in sessions})
+    seconds = time.perf_counter() - last
+    assert step.missing_rows == 0
+    return Scored(torch.from_numpy(step.smi), seconds, step.events.embedded)
+
+
+async def _generate(client: ScorerClient, named: dict[Session, str], generation_s: float) -> float:
+    """Submit each text when its words would be generated, all side by side at one speed; the time of the last."""
+    words = {session: len(text.split()) for session, text in named.items()}
+    longest = max(words.values())
+    start = time.perf_counter()
+    for session in sorted(words, key=lambda session: words[session]):
+        await asyncio.sleep(start + generation_s * words[session] / longest - time.perf_counter())
+        client.submit(session, named[session])
+    last = time.perf_counter()
+    await all_sent()
+    return last
+
+
+def _reward_function(model: SentenceTransformer, texts: Sequence[str]) -> Scored:
+    """As TRL calls one: once, with all completions; `encode` with its defaults, then prompt by prompt."""
+    start = time.perf_counter()
+    vectors = model.encode(texts, show_progress_bar=False)
+    smi = []
+    for first in range(0, len(texts), N):
+        units = vectors[first : first + N] / np.linalg.norm(vectors[first : first + N], axis=1, keepdims=True)
+        smi.append((units @ units.T).sum(axis=1) - 1)
+    return Scored(torch.from_numpy(np.concatenate(smi)), time.perf_counter() - start, len(texts))
+
+
+def _in_trainer(model: SentenceTransformer, texts: Sequence[str]) -> Scored:
+    """As the paper's trainer computes: each rank embeds its own rows and sums similarities over those alone.
+
+    The ranks take their turn here.
+    """
+    start = time.perf_counter()
+    smi = []
+    for first in range(0, len(texts), ROWS_OF_A_RANK):
+        vectors = model.encode(texts[first : first + ROWS_OF_A_RANK], convert_to_tensor=True, show_progress_bar=False)
+        units = normalize(vectors, dim=1)
+        smi.append((units @ units.T).sum(dim=1) - 1)
+    return Scored(torch.cat(smi), time.perf_counter() - start, len(texts))
