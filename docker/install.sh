@@ -10,7 +10,7 @@ trap 'rm -rf "$notes"' EXIT
 python3 "$here/carried.py" record "$notes"
 # veRL's image is of Ubuntu 24.04, whose system Python refuses pip otherwise.
 PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --no-cache-dir --constraint "$notes/constraints.txt" \
-  --requirement "$here/requirements.txt" "${source}[train,openai,math]"
+  --requirement "$here/requirements.txt" "${source}[train,report,openai,math]"
 python3 "$here/carried.py" check "$notes"
 found=$(python3 -c 'from importlib.metadata import version; print(version("verl_dra"))')
 if [[ $found != "${2:-$found}" ]]; then
