@@ -24,8 +24,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: Sequence[str] = ()) -> tuple[str, int]:
     """The page, and the number of steps whose groups it had to leave out to have at most `most_bytes`.
 
-    Groups are compressed step by step; the page unpacks a step when it is looked at. Where all steps are too much,
-    every second one is left out, then every second of the rest and so on; the first and the last stay.
+    Groups are compressed step by step; the page unpacks a step when it is looked at. Where all steps are too much, every
+    second one of the run that has most is left out, and so on; the first and the last of each stay.
     """
     page = files("verl_dra.report") / "page"
     families = list(dict.fromkeys(run.family for run in runs))
@@ -67,15 +67,15 @@ def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: 
 
 
 def _thinned(shown: Sequence[Shown], sizes: Mapping[tuple[int, int], int], room: int) -> list[tuple[int, int]]:
-    every = 1
-    while True:
-        kept = []
-        for number, part in enumerate(shown):
-            steps = list(part.steps)
-            kept += [(number, s) for at, s in enumerate(steps) if at % every == 0 or at == len(steps) - 1]
-        if sum(sizes[key] for key in kept) <= room or every > max(len(part.steps) for part in shown):
-            return kept
-        every *= 2
+    """Those (number of a part, step) that fit; what takes most room is thinned first."""
+    kept = [[(number, step) for step in part.steps] for number, part in enumerate(shown)]
+    while sum(sizes[key] for part in kept for key in part) > room:
+        thinnable = [part for part in kept if len(part) > 2]
+        if not thinnable:
+            break
+        most = max(thinnable, key=lambda part: sum(sizes[key] for key in part))
+        del most[1:-1:2]
+    return [key for part in kept for key in part]
 
 
 def _group(group: Group) -> dict[str, Any]:
