@@ -24,8 +24,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: Sequence[str] = ()) -> tuple[str, int]:
     """The page, and the number of steps whose groups it had to leave out to have at most `most_bytes`.
 
-    Groups are compressed step by step; the page unpacks a step when it is looked at. Where all steps are too much, every
-    second one of the run that has most is left out, and so on; the first and the last of each stay.
+    Groups are compressed step by step; the page unpacks a step when it is looked at. Where all steps are too much,
+    every second one of the run that has most is left out, and so on; the first and the last of each stay.
     """
     page = files("verl_dra.report") / "page"
     families = list(dict.fromkeys(run.family for run in runs))
