@@ -70,17 +70,18 @@ def test_scores_are_the_brute_force_values_in_the_order_asked(smi: str) -> None:
     assert scores.smi.dtype == np.float32
 
 
-def test_similarities_of_the_groups_that_are_asked_for() -> None:
+@pytest.mark.parametrize("uid", ["a", "b"])
+def test_similarities_of_the_groups_that_are_asked_for(uid: str) -> None:
     scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())
     asked = sorted(TEXTS, key=lambda s: (-s.session_id, s.uid))
-    scores = scorer.collect(asked, {}, LONG, show=["b", "nobody"])
+    scores = scorer.collect(asked, {}, LONG, show=[uid, "nobody"])
     assert isinstance(scores, Scores)
-    assert list(scores.shown) == ["b"]
-    rows = [row for row, session in enumerate(asked) if session.uid == "b"]
+    assert list(scores.shown) == [uid]
+    rows = [row for row, session in enumerate(asked) if session.uid == uid]
     vectors = NgramEncoder().encode([TEXTS[asked[row]] for row in rows]).vectors.double().numpy()
-    np.testing.assert_allclose(scores.shown["b"].similarity, vectors @ vectors.T, atol=1e-6)
-    assert scores.shown["b"].effective_paths == scores.effective_paths[1]
+    np.testing.assert_allclose(scores.shown[uid].similarity, vectors @ vectors.T, atol=1e-6)
+    assert scores.shown[uid].effective_paths == scores.effective_paths["ab".index(uid)]
 
 
 @settings(max_examples=20, deadline=None)
