@@ -311,6 +311,7 @@ def test_the_group_in_hydra_is_the_dataclass(composed: DictConfig) -> None:
     assert OmegaConf.to_object(composed.dra) == DRAConfig()
 
 
+@pytest.mark.slow
 def test_a_bad_run_ends_before_ray_with_one_message(tmp_path: Path) -> None:
     commands = {
         "module": ([sys.executable, "-m", "verl_dra.main"], "actor_rollout_ref.rollout.n=1"),

@@ -44,6 +44,7 @@ print(json.dumps(state))
 """
 
 
+@pytest.mark.slow
 def test_without_the_variable_nothing_is_registered_patched_or_set() -> None:
     state = _state()
     assert state["plugin loaded"]
@@ -53,6 +54,7 @@ def test_without_the_variable_nothing_is_registered_patched_or_set() -> None:
     assert state["environment"] == {}
 
 
+@pytest.mark.slow
 def test_with_the_variable_the_platform_is_registered_and_the_import_stays_light() -> None:
     state = _state(VERL_PLATFORM="cpu", VLLM_CPU_KVCACHE_SPACE="7")
     assert state["registered"]
@@ -63,6 +65,7 @@ def test_with_the_variable_the_platform_is_registered_and_the_import_stays_light
     assert not state["trainer imported"]
 
 
+@pytest.mark.slow
 def test_shims_act_on_the_real_modules() -> None:
     pytest.importorskip("vllm")
     _python(
@@ -101,6 +104,7 @@ assert torch.equal(layer.cpu_linear(x, layer.weight, layer.bias), layer(x))
     )
 
 
+@pytest.mark.slow
 def test_plugin_failure_is_loud() -> None:
     # veRL swallows the exception, so `import verl` succeeds: standard error is all that the user sees.
     out = _python("import sys; sys.modules['verl_dra.cpu_platform'] = None; import verl", VERL_PLATFORM="cpu")

@@ -103,10 +103,12 @@ def behaviours() -> dict[str, dict[str, Any]]:
     return {how: json.loads(out.partition("BEHAVIOUR")[2].splitlines()[0]) for how, (out, _) in outputs.items()}
 
 
+@pytest.mark.slow
 def test_verls_registries_advantages_and_rewards_are_as_without_the_extension(behaviours: Any) -> None:
     assert behaviours["imported"] == behaviours["without"]
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_verls_estimators_managers_and_trainers(behaviours: Any) -> None:
     without = behaviours["without"]
     assert "dra" not in without["estimators"]
