@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,6 +14,7 @@ from unittest.mock import patch
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_dra.config import ConfigError, DRAConfig, prepare
@@ -30,6 +32,11 @@ def main(config: DictConfig) -> None:
             train(config, output)
         except ConfigError as error:
             sys.exit(f"verl-dra: {error}")
+        except Exception:
+            # Hydra shows what ends a sweep's point when all its points are done.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                traceback.print_exc()
+            raise
     say(f"train.log, metrics.jsonl and tensorboard/ are in {output}; to see them: verl-dra report {output}")
 
 
