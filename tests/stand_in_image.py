@@ -33,6 +33,8 @@ WHEELS: dict[str, tuple[str, ...]] = {
     "hydra_core-1.3.8": (),
     "tensorboard-2.20.0": ("numpy>=1.12",),
     "openai-2.0.0": (),
+    "plotly-7.1.0": (),
+    "scipy-1.17.1": ("numpy>=1.26",),
     # Newer ones to be had, as on an index.
     "torch-99.0": (),
     "vllm-99.0": ("torch==99.0",),

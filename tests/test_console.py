@@ -82,3 +82,23 @@ def test_the_summary_sets_the_last_value_against_the_first() -> None:
         "validation task/acc/mean@4: 0.500 (step 0) -> 0.625 (step 2)",
         "effective paths: 3.000 (step 1) -> 2.500 (step 2)",
     ]
+
+
+def test_a_point_of_a_sweep_says_why_it_failed_before_the_next_begins(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from verl_dra import main\n"
+        "def train(config, output):\n"
+        "    raise RuntimeError(f'no {config.dra.smi} today')\n"
+        "main.train = train\n"
+        "sys.argv = ['main', '--multirun', 'dra.smi=graph_cut,log_det', f'hydra.sweep.dir={sys.argv[1]}']\n"
+        "main.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    first, second = done.stderr.split("verl-dra: the run failed")[:2]
+    assert "RuntimeError: no graph_cut today" in first
+    assert "RuntimeError: no log_det today" in second
+    assert "log_det" not in first
