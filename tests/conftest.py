@@ -29,11 +29,20 @@ def one_thread() -> Iterator[None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-    """With VERL_DRA_NO_SKIPS set, a test that skips for another reason than a missing GPU fails."""
     outcome = yield
-    report = outcome.get_result()
+    _refuse_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, None]:
+    outcome = yield
+    _refuse_skip(outcome.get_result())
+
+
+def _refuse_skip(report: Any) -> None:
+    """With VERL_DRA_NO_SKIPS set, a test or module that skips for another reason than a missing GPU fails."""
     if report.skipped and os.environ.get("VERL_DRA_NO_SKIPS") and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(allowed in reason for allowed in ALLOWED_SKIPS):
             report.outcome = "failed"
-            report.longrepr = f"{item.nodeid} may not be skipped here: {reason}"
+            report.longrepr = f"{report.nodeid} may not be skipped here: {reason}"
