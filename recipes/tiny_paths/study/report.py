@@ -16,6 +16,7 @@ from tiny_paths.study.train import DONE
 from verl_dra.embedding import build_encoder
 from verl_dra.report.groups import embedding
 
+RESULTS = "results.json"
 LABELS = {"grpo": "GRPO", "dra_grpo": "DRA-GRPO", "dr_grpo": "Dr.GRPO", "dra_dr_grpo": "DRA-Dr.GRPO"}
 CURVES = {
     "accuracy": "accuracy",
@@ -27,21 +28,39 @@ COLUMNS = ("accuracy", f"pass@{K}", "strategy_entropy", "right_paths", "effectiv
 
 
 def report(out: Path, results: Path) -> None:
-    """Measure all finished runs below `out`; write results.json and curves.png into `results`, print the tables."""
+    """Measure all finished runs below `out`; write results.json and curves.png into `results`, print the tables.
+
+    What results.json says of other arms and seeds stays there: they may have been trained elsewhere.
+    """
     embed = embedding(build_encoder(encoder_config()))
-    runs = [measure(path.parent, embed) for path in sorted(out.glob(f"*/*/{DONE}"))]
-    if not runs:
+    measured = [measure(path.parent, embed) for path in sorted(out.glob(f"*/*/{DONE}"))]
+    if not measured:
         sys.exit(f"no finished run is in {out}; start `study run` first")
+    runs = _merged(results / RESULTS, measured)
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_arm[run["arm"]].append(run)
     results.mkdir(parents=True, exist_ok=True)
-    (results / "results.json").write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
+    (results / RESULTS).write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
     main = [arm for arm in MAIN if arm in by_arm]
     _plot({arm: by_arm[arm] for arm in main}, results / "curves.png")
     sys.stdout.write(_table(main, by_arm) + "\n")
     if knobs := [arm for arm in ARMS if arm in by_arm and arm not in MAIN]:
         sys.stdout.write("\n" + _table(knobs, by_arm) + "\n")
+
+
+def _merged(path: Path, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of the file that were not measured now, and those that were, by arm and seed."""
+    runs = {}
+    for run in json.loads(path.read_text()) if path.exists() else []:
+        runs[run["arm"], run["seed"]] = {**run, "validation": {int(k): v for k, v in run["validation"].items()}}
+    runs |= {(run["arm"], run["seed"]): run for run in measured}
+    if len(starts := {run["data"] for run in runs.values()}) > 1:
+        sys.exit(
+            f"the runs start from different models ({', '.join(sorted(starts))}), which {path} cannot compare; "
+            "give --results a folder of their own"
+        )
+    return [runs[key] for key in sorted(runs)]
 
 
 def _table(arms: Sequence[str], by_arm: dict[str, list[dict[str, Any]]]) -> str:

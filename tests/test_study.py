@@ -1,0 +1,76 @@
+"""What `study plot` makes of finished runs, here of hand-made ones; tests/stack/test_demo.py has a trained one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
+
+from tiny_paths.study.report import report
+
+COLUMN = "Write 8 below 7, the column adds to 15, carry 1: 45."
+ROUNDING = "Round 8 up to 10 for 47, then take the extra 2 back: 45."
+
+
+def finished_run(out: Path, arm: str, *, right: int, steps: int = 100, data: str = "0123") -> None:
+    """Of one question, 16 samples a validation, half of them of each path; at the end `right` of them are right."""
+    run = out / arm / "0"
+    (run / "validation").mkdir(parents=True)
+    for step, good in ((0, 8), (75, 8), (steps, right)):
+        samples = [
+            {
+                "input": "What is 37 + 8?",
+                "output": ROUNDING if i % 2 else COLUMN,
+                "strategy": "rounding" if i % 2 else "column",
+                "acc": float(i < good),
+            }
+            for i in range(16)
+        ]
+        (run / "validation" / f"{step}.jsonl").write_text("\n".join(map(json.dumps, samples)))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {"timing_s/step": 2.0}}) + "\n")
+    (run / "done.json").write_text(json.dumps({"arm": arm, "seed": 0, "steps": steps, "data": data}))
+
+
+def test_runs_of_another_machine_stay_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    finished_run(tmp_path / "here", "grpo", right=16)
+    report(tmp_path / "here", results)
+    finished_run(tmp_path / "there", "dra_grpo", right=12)
+    finished_run(tmp_path / "there", "grpo_slow", right=4)
+    capsys.readouterr()
+    report(tmp_path / "there", results)
+
+    runs = {run["arm"]: run for run in json.loads((results / "results.json").read_text())}
+    assert list(runs) == ["dra_grpo", "grpo", "grpo_slow"]
+    assert runs["grpo"]["validation"]["100"]["accuracy"] == 1
+    assert runs["dra_grpo"]["validation"]["100"]["strategy_entropy"] == pytest.approx(0.693, abs=1e-3)
+    shown = capsys.readouterr().out
+    assert "| GRPO | 1 | 100 | 1.000 | 1.000 | 0.693 | 2.000 |" in shown
+    assert "| DRA-GRPO | 1 | 100 | 0.750 |" in shown
+    assert "| grpo_slow | 1 | 100 | 0.250 |" in shown
+
+
+def test_a_run_that_was_measured_again_replaces_its_result(tmp_path: Path) -> None:
+    for where, right in (("first", 16), ("second", 4)):
+        finished_run(tmp_path / where, "grpo", right=right)
+        report(tmp_path / where, tmp_path)
+    (run,) = json.loads((tmp_path / "results.json").read_text())
+    assert run["validation"]["100"]["accuracy"] == 0.25
+
+
+def test_runs_from_different_models_are_not_compared(tmp_path: Path) -> None:
+    finished_run(tmp_path / "here", "grpo", right=16)
+    report(tmp_path / "here", tmp_path)
+    finished_run(tmp_path / "there", "dra_grpo", right=16, data="4567")
+    with pytest.raises(SystemExit, match="different models"):
+        report(tmp_path / "there", tmp_path)
+
+
+def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no finished run"):
+        report(tmp_path, tmp_path)
