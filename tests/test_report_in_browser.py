@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import chromium
 from run_folders import make_run
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -18,12 +18,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 from verl_dra.cli import main
 
 pytestmark = pytest.mark.slow
-
-# Without these, Chromium asks for hosts of its own at every start.
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
-)
 
 
 class Browser:
@@ -79,15 +73,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
+    started = chromium(tmp_path_factory.mktemp("profile"))
+    if started is None:
         pytest.skip("no chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(chromedriver))
     yield started
     started.quit()
 

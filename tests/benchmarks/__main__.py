@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("smi", "encode", "scale", "peers", "step")
+TABLES = ("smi", "encode", "scale", "peers", "step", "report")
 """Each a module beside this one, and a section of the README."""
 
 
