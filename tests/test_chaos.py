@@ -13,6 +13,7 @@ import processes
 import pytest
 import ray
 import torch
+from local_ray import local_ray
 from omegaconf import OmegaConf
 
 from verl_dra.algorithm import diversity_weights, graph_cut_smi
@@ -34,16 +35,8 @@ Texts = dict[Session, str]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=f"chaos_{uuid.uuid4().hex}",
-        object_store_memory=100 * 2**20,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=8):
+        yield
 
 
 class Run:

@@ -18,6 +18,7 @@ import oracles
 import pytest
 import ray
 from fake_encoders import BREAK, POISON
+from local_ray import local_ray
 from omegaconf import OmegaConf
 from processes import alive
 from trajectories import byte_tokenizer, trajectory
@@ -39,18 +40,8 @@ Texts = dict[Session, str]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A cluster of this module's own with room for 32 CPUs and two GPUs, which are numbers to Ray."""
-    ray.init(
-        address="local",
-        num_cpus=32,
-        num_gpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=f"tests_{uuid.uuid4().hex}",
-        object_store_memory=100 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
-    )
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=32, num_gpus=2):
+        yield
 
 
 @dataclass

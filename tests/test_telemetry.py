@@ -6,13 +6,13 @@ import json
 import re
 import socket
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import ray
+from local_ray import local_ray
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
@@ -54,18 +54,8 @@ def port() -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=f"telemetry_{uuid.uuid4().hex}",
-        object_store_memory=100 * 2**20,
-        _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 200},
-    )
-    yield port
-    ray.shutdown()
+    with local_ray(num_cpus=4, _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 200}):
+        yield port
 
 
 @pytest.mark.slow

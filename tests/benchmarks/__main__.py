@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 TABLES = ("smi", "encode", "scale", "peers", "step", "report")
 """Each a module beside this one, and a section of the README."""

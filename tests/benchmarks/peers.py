@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from encode import TRACE
-from scorers import all_sent, local_ray, scorer_pool
+from local_ray import local_ray
+from scorers import all_sent, scorer_pool
 from sentence_transformers import SentenceTransformer
 from timing import show
 from torch import Tensor
@@ -54,7 +55,7 @@ def main() -> None:
     rounds = [_completions(seed) for seed in range(ROUNDS)]
     generation_s = 2 * _seconds(AS_CONFIGURED, rounds[0])
     model = SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu")
-    with local_ray(), scorer_pool(AS_CONFIGURED) as ours, scorer_pool(AS_ENCODE) as exact:
+    with local_ray(num_cpus=8), scorer_pool(AS_CONFIGURED) as ours, scorer_pool(AS_ENCODE) as exact:
         ways: dict[str, Callable[[Sequence[str]], Scored]] = {
             "ours": lambda texts: _stream(*ours, texts, generation_s),
             "ours, float32, not streamed": lambda texts: _stream(*exact, texts, 0),

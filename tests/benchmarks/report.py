@@ -8,15 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from chromium import chromium
+from run_folders import make_run
 from selenium.webdriver.support.ui import WebDriverWait
 from timing import show
 
 from verl_dra.cli import main as verl_dra
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from chromium import chromium
-from run_folders import make_run
 
 STEPS, GROUPS, SIZE = 200, 20, 8
 WORDS = (20, 120, 600)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import ray
 import torch
-from scorers import all_sent, local_ray, scorer_pool
+from local_ray import local_ray
+from scorers import all_sent, scorer_pool
 from timing import show
 
 from verl_dra.embedding import EmbeddingConfig, Encoded
@@ -39,7 +40,7 @@ class PrecomputedEncoder:
 
 
 def main() -> None:
-    with local_ray():
+    with local_ray(num_cpus=8, modules=Path(__file__).parent, object_store_memory=2**30):
         _submit_path()
         _nodes()
 

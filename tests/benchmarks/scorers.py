@@ -1,37 +1,16 @@
-"""Real scorers in a Ray of the program's own."""
+"""Real scorers, as benchmarks want them."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-import ray
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool
-
-
-@contextmanager
-def local_ray() -> Iterator[None]:
-    """Its workers import what this process can, and the modules beside this one."""
-    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=f"bench_{uuid.uuid4().hex}",
-        object_store_memory=2**30,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}},
-    )
-    yield
-    ray.shutdown()
 
 
 @contextmanager

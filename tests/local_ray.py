@@ -1,0 +1,37 @@
+"""A Ray of one process's own, for tests and benchmarks that need scorers but no training."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+
+@contextmanager
+def local_ray(num_cpus: int, modules: Path = Path(__file__).parent, **options: Any) -> Iterator[None]:
+    """Started and ended with its processes.
+
+    Args:
+        num_cpus: a number to Ray, not cores.
+        modules: a folder that its workers can import from, beside what this process can.
+        options: further ones of `ray.init`.
+    """
+    path = [str(modules), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace=uuid.uuid4().hex,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}},
+        **{"object_store_memory": 100 * 2**20, **options},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
