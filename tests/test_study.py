@@ -1,4 +1,4 @@
-"""What `study plot` makes of finished runs, here of hand-made ones; tests/stack/test_demo.py has a trained one."""
+"""The study's arms, and what `study plot` makes of hand-made runs; tests/stack/test_demo.py trains one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,37 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
 
-pytest.importorskip("transformers")
-sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
+from verl_dra.config import prepare
 
-from tiny_paths.study.report import report
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+sys.path.append(str(RECIPES))
+
+from tiny_paths.demo import command  # noqa: E402
+from tiny_paths.study.arms import ARMS  # noqa: E402
+from tiny_paths.study.report import report  # noqa: E402
 
 COLUMN = "Write 8 below 7, the column adds to 15, carry 1: 45."
 ROUNDING = "Round 8 up to 10 for 47, then take the extra 2 back: 45."
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_passes_its_checks_and_verls(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    arguments = command(tmp_path, ARMS[arm])
+    with initialize_config_dir(str(RECIPES / "tiny_paths"), version_base=None):
+        config = compose("tiny_paths", overrides=arguments[arguments.index("+platform=cpu") :])
+    assert prepare(config).enabled == arm.startswith("dra_")
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    model = config.actor_rollout_ref
+    completions = config.data.train_batch_size * model.rollout.n
+    assert completions == 128
+    # veRL refuses a batch that micro-batches don't divide, after its rollout.
+    for part, key in ((model.actor, "ppo"), (model.rollout, "log_prob")):
+        assert completions % part[f"{key}_micro_batch_size_per_gpu"] == 0
 
 
 def finished_run(out: Path, arm: str, *, right: int, steps: int = 100, data: str = "0123") -> None:

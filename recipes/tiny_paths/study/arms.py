@@ -9,6 +9,12 @@ _DR = (
     "actor_rollout_ref.actor.loss_scale_factor=64",
 )
 _WITHOUT = ("dra.enabled=False",)
+# As many completions a step.
+_GROUPS_OF_16 = (
+    "actor_rollout_ref.rollout.n=16",
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+)
 
 MAIN: dict[str, tuple[str, ...]] = {
     "grpo": _WITHOUT,
@@ -21,8 +27,8 @@ MAIN: dict[str, tuple[str, ...]] = {
 KNOBS: dict[str, tuple[str, ...]] = {
     "grpo_hot": (*_WITHOUT, "actor_rollout_ref.rollout.temperature=1.3"),
     "dra_grpo_hot": ("actor_rollout_ref.rollout.temperature=1.3",),
-    "grpo_n16": (*_WITHOUT, "actor_rollout_ref.rollout.n=16", "data.train_batch_size=8"),
-    "dra_grpo_n16": ("actor_rollout_ref.rollout.n=16", "data.train_batch_size=8"),
+    "grpo_n16": (*_WITHOUT, *_GROUPS_OF_16),
+    "dra_grpo_n16": _GROUPS_OF_16,
     "grpo_slow": (*_WITHOUT, "actor_rollout_ref.actor.optim.lr=5e-5"),
     "dra_grpo_slow": ("actor_rollout_ref.actor.optim.lr=5e-5",),
     "dra_dr_grpo_fast": (*_DR, "actor_rollout_ref.actor.optim.lr=1e-3"),
