@@ -53,6 +53,17 @@ class FileGatedEncoder:
         return NgramEncoder().encode(texts)
 
 
+class SlowToLoadEncoder(NgramEncoder):
+    """Is loaded once the file `config.model` is there; a process that begins to adds a line to `.loads` beside it."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        gate = Path(config.model)
+        with gate.with_suffix(".loads").open("a") as loads:
+            loads.write("begun\n")
+        while not gate.exists():
+            time.sleep(0.01)
+
+
 class OnceBrokenEncoder(NgramEncoder):
     """Fails on everything in the process that loads it first (told by the file `.broken` beside `config.model`)."""
 

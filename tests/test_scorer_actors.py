@@ -318,6 +318,19 @@ def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_start
     eventually(lambda: run.scores(completions()).scored.all())
 
 
+def test_a_scorer_that_takes_longer_to_load_than_a_deadline_is_left_to_it(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:SlowToLoadEncoder", deadline_s=1, on_failure="unadjusted")
+    loads = run.gate.with_suffix(".loads")
+    run.gate.unlink()
+    os.kill(ray.get(run.pool.handles[0].ready.remote()), signal.SIGSTOP)
+    for _ in range(3):
+        assert run.scores(completions()).unadjusted_groups == 8
+        eventually(lambda: loads.read_text() == "begun\nbegun\n")
+    run.gate.touch()
+    eventually(lambda: run.scores(completions()).scored.all())
+    assert loads.read_text() == "begun\nbegun\n"
+
+
 def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., Run]) -> None:
     with pytest.raises(RuntimeError, match=r"scorer could not start(.|\n)*this encoder has no weights"):
         start("fake_encoders:BrokenEncoder")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
@@ -30,6 +31,7 @@ _ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
 # Before the second try of what the encoder can't embed; four times as long before the third.
 _PAUSE_S = 1.0
+_LOADING = "it is starting again"
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
 
@@ -205,9 +207,10 @@ class ScorerPool:
             now = time.monotonic()
             if now >= deadline + _GRACE_S:
                 for part in pending.parts:
-                    part.error += f", and dra.scorer.deadline_s={self._config.deadline_s:g} s have passed"
-                    part.hung = part.reply is not None and not part.lost
-                    part.lost |= part.hung
+                    loading = part.reply is not None and self._is_loading(part.replica)
+                    part.error = f"{_LOADING if loading else part.error}, and {self._deadline()} have passed"
+                    part.hung = part.reply is not None and not part.lost and not loading
+                    part.lost |= part.hung or loading
                 self._give_up(pending.parts, pending.step)
                 break
             asked = all(part.reply is not None for part in pending.parts)
@@ -291,9 +294,17 @@ class ScorerPool:
                 logger.info("%s", taken)
         part.ask_at += _ASK_AGAIN_S
 
+    def _is_loading(self, replica: int) -> bool:
+        """Whether Ray is starting it again: ended for giving no answer, it would begin anew at every deadline."""
+        # The one call for this that needs no dashboard; Ray Data relies on it (Ray 2.60).
+        return bool(self._replicas[replica]._get_local_state() == ActorTableData.ActorState.RESTARTING)
+
+    def _deadline(self) -> str:
+        return f"dra.scorer.deadline_s={self._config.deadline_s:g} s"
+
     def _is_hopeless(self, part: _Part, answer: Failed, deadline: float) -> bool:
         if answer.timed_out:
-            part.error = f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed: {answer.error}"
+            part.error = f"{self._deadline()} have passed: {answer.error}"
             return time.monotonic() >= deadline
         part.error = (
             f"the encoder can't embed {len(answer.sessions)} of them, such as the completion "
