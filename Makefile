@@ -31,7 +31,7 @@ test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the tests that start Ray clusters and train with the real veRL and vLLM
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
 
