@@ -156,7 +156,7 @@ def test_seeds_of_a_family_have_one_colour(tmp_path: Path) -> None:
     assert [run["family"] for run in data["runs"]] == [0, 0, 1, 1]
 
 
-def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path) -> None:
+def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", steps=40, groups=6, words=400)
     page = report(tmp_path, "--max-mb", "4", run)
     assert (tmp_path / "report.html").stat().st_size < 4e6
@@ -164,7 +164,10 @@ def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path) -> None:
     assert steps[0] == 1
     assert steps[-1] == 40
     assert 2 < len(steps) < 40
-    assert any(re.match(r"The groups of \d+ steps are left out", note) for note in page.data["notes"])
+    (note,) = [note for note in page.data["notes"] if "left out" in note]
+    left_out = re.match(r"The groups of (\d+) steps are left out", note)
+    assert left_out
+    assert f"those of {left_out[1]} steps left out for --max-mb=4" in capsys.readouterr().out
 
 
 def test_texts_can_hold_anything(tmp_path: Path) -> None:

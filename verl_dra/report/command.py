@@ -82,7 +82,7 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     if options.text:
         sys.stdout.write("\n".join([text.render(runs, shown), *notes]) + "\n")
         return
-    made, _ = page.render(runs, shown, int(options.max_mb * 1e6), notes)
+    made, left_out = page.render(runs, shown, int(options.max_mb * 1e6), notes)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(made, encoding="utf-8")
@@ -90,7 +90,8 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         raise ReportError(f"{options.out} can't be written: {error}") from error
     size = options.out.stat().st_size / 1e6
     groups = sum(len(step.groups) for part in shown for step in part.steps.values())
-    sys.stdout.write(f"{options.out}: {len(runs)} runs, {groups} groups, {size:.1f} MB\n")
+    without = f", those of {left_out} steps left out for --max-mb={options.max_mb:g}" if left_out else ""
+    sys.stdout.write(f"{options.out}: {len(runs)} runs, {groups} groups{without}, {size:.1f} MB\n")
     if size > options.max_mb:
         sys.stderr.write(
             f"verl-dra report: two steps of each run are more than --max-mb={options.max_mb:g}; give fewer --groups\n"
