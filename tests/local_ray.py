@@ -11,17 +11,18 @@ from typing import Any
 
 import ray
 
+HERE = Path(__file__).parent
+
 
 @contextmanager
-def local_ray(num_cpus: int, modules: Path = Path(__file__).parent, **options: Any) -> Iterator[None]:
-    """Started and ended with its processes.
+def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
+    """Started and ended with its processes; its workers can import the modules of tests and benchmarks.
 
     Args:
         num_cpus: a number to Ray, not cores.
-        modules: a folder that its workers can import from, beside what this process can.
         options: further ones of `ray.init`.
     """
-    path = [str(modules), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(HERE), str(HERE / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
     ray.init(
         address="local",
         num_cpus=num_cpus,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import string
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ PATHS = (
     "round up and take the rest away",
     "use coins",
 )
+_made_up = random.Random(0)
+VOCABULARY = ["".join(_made_up.choices(string.ascii_lowercase, k=_made_up.randint(2, 9))) for _ in range(5000)]
+# Zipf's law, so that texts compress as those of a language do.
+FREQUENCY = list(accumulate(1 / (rank + 1) for rank in range(len(VOCABULARY))))
 
 
 def make_run(folder: Path, dra: bool = True, steps: int = 6, groups: int = 3, size: int = 8, words: int = 0) -> Path:
@@ -70,7 +76,7 @@ def recorded_group(rng: random.Random, step: int, at: int, size: int, words: int
         "completions": [
             {
                 "session": i,
-                "text": f"<b>{PATHS[path]}</b> & so on " + " ".join(str(rng.random()) for _ in range(words // 2)),
+                "text": f"<b>{PATHS[path]}</b> & so on " + _words(rng, words),
                 "characters": 40,
                 "reward": reward[i],
                 "adjusted": adjusted[i],
@@ -85,6 +91,10 @@ def recorded_group(rng: random.Random, step: int, at: int, size: int, words: int
         "similarity": similarity.tolist(),
         "effective_paths": 3.1,
     }
+
+
+def _words(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choices(VOCABULARY, cum_weights=FREQUENCY, k=words))
 
 
 def _dumped(rng: random.Random, step: int, at: int, size: int, paths: int) -> list[dict[str, Any]]:

@@ -157,7 +157,7 @@ def test_seeds_of_a_family_have_one_colour(tmp_path: Path) -> None:
 
 
 def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path / "run", steps=40, groups=6, words=400)
+    run = make_run(tmp_path / "run", steps=40, groups=6, words=2000)
     page = report(tmp_path, "--max-mb", "4", run)
     assert (tmp_path / "report.html").stat().st_size < 4e6
     (steps,) = [part["steps"] for part in page.data["shown"] if part["kind"] == "training"]

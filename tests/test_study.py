@@ -94,6 +94,12 @@ def test_runs_from_different_models_are_not_compared(tmp_path: Path) -> None:
         report(tmp_path / "there", tmp_path)
 
 
+def test_knobs_have_a_table_without_the_main_arms_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_run(tmp_path, "grpo_slow", right=4)
+    report(tmp_path, tmp_path)
+    assert "| grpo_slow | 1 | 100 | 0.250 |" in capsys.readouterr().out
+
+
 def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no finished run"):
         report(tmp_path, tmp_path)

@@ -42,9 +42,9 @@ def report(out: Path, results: Path) -> None:
         by_arm[run["arm"]].append(run)
     results.mkdir(parents=True, exist_ok=True)
     (results / RESULTS).write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
-    main = [arm for arm in MAIN if arm in by_arm]
-    _plot({arm: by_arm[arm] for arm in main}, results / "curves.png")
-    sys.stdout.write(_table(main, by_arm) + "\n")
+    if main := [arm for arm in MAIN if arm in by_arm]:
+        _plot({arm: by_arm[arm] for arm in main}, results / "curves.png")
+        sys.stdout.write(_table(main, by_arm) + "\n")
     if knobs := [arm for arm in ARMS if arm in by_arm and arm not in MAIN]:
         sys.stdout.write("\n" + _table(knobs, by_arm) + "\n")
 
