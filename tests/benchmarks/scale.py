@@ -94,7 +94,7 @@ def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, r
     fullest = {step: np.max(memory[max(step - 3, 0) : step], axis=0) for step in (1, 5, 10, 25, steps)}
     show(
         f"{nodes} nodes' traffic: {prompts:,} prompts x {n}, 3,000 tokens each, {replicas} scorers, {steps} steps",
-        ["after step", "submitting s", "wait ms", "MiB of each scorer in 3 steps", "largest / after 5", "all / after 5"],
+        ["after step", "submitting s", "wait ms", "MiB of each in 3 steps", "largest / after 5", "all / after 5"],
         [
             [
                 str(step),
