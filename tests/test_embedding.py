@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions, requires
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from fake_encoders import ConfiguredEncoder
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 from sentence_transformers import SentenceTransformer
 
 from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, build_encoder
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
 from verl_dra.embedding.ngram import NgramEncoder
 
 WINDOW = 16
@@ -305,3 +307,10 @@ def test_an_encoder_that_cannot_be_built_says_why(settings: dict[str, Any], says
 def test_a_window_beyond_the_models_positions_is_refused() -> None:
     with pytest.raises(ValueError, match=r"max_seq_length=1024 is more than the 512 tokens that .* has positions for"):
         build_encoder(EmbeddingConfig(max_seq_length=1024))
+
+
+def test_what_is_installed_for_training_has_the_default_model() -> None:
+    package = BUNDLED_MODEL.removeprefix("pkg://").partition("/")[0]
+    of_extra = [Requirement(line) for line in requires("verl_dra") or []]
+    names = {r.name for r in of_extra if r.marker is not None and r.marker.evaluate({"extra": "train"})}
+    assert names.issuperset(packages_distributions()[package])
