@@ -84,6 +84,12 @@ def test_the_summary_sets_the_last_value_against_the_first() -> None:
     ]
 
 
+def test_the_summary_says_once_what_was_measured_once() -> None:
+    summary = Summary()
+    summary.add(0, {"val-core/task/acc/mean@4": 0.5})
+    assert summary.lines() == ["steps: 0", "validation task/acc/mean@4: 0.500 (step 0)"]
+
+
 def test_a_point_of_a_sweep_says_why_it_failed_before_the_next_begins(tmp_path: Path) -> None:
     code = (
         "import sys\n"

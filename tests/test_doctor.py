@@ -648,6 +648,13 @@ def test_a_recipe_is_composed_as_train_composes_it(made: Path) -> None:
     assert "hydra" not in config
 
 
+def test_keys_without_a_value_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ROOT / "recipes" / "tiny_paths"
+    status, shown = doctor(capsys, "--config-dir", str(recipe), "--config-name", "tiny_paths")
+    assert status == 1
+    assert "data_dir and recipe_dir must be set; there is no default" in shown
+
+
 def test_without_arguments_the_machine_is_checked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from run_folders import make_run
 
 from verl_dra.cli import main
-from verl_dra.main import composed
+from verl_dra.main import check, composed
 
 ROOT = Path(__file__).parents[1]
 READMES = [
@@ -176,9 +176,10 @@ def trainings() -> list[Command]:
 
 
 @pytest.mark.parametrize("command", trainings(), ids=str)
-def test_a_trainings_settings_compose(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra refuses a key that neither veRL nor `dra` has."""
+def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Hydra, and where the command is not cut short, by the checks before a run, veRL's among them."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
     words = shlex.split(command.text.replace("$PWD", str(ROOT)))
     arguments = [word for word in words if re.match(r"\+{0,2}(\w+\.[\w.]+|data_dir|recipe_dir)=", word)]
     if "--config-dir" in words:
@@ -187,6 +188,8 @@ def test_a_trainings_settings_compose(command: Command, tmp_path: Path, monkeypa
     # Of a grid, the first point.
     config, _ = composed([re.sub(r"=(\w+),.*", r"=\1", argument) for argument in arguments])
     assert config.dra.enabled
+    if not {"OVERRIDES", "...", "ARGUMENTS"} & set(words):
+        check(config)
 
 
 @pytest.mark.parametrize("entry", NOT_EXECUTED)

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_dra.config import ConfigError, DRAConfig, prepare
+from verl_dra.config import ConfigError, DRAConfig, check_complete, prepare
 from verl_dra.console import quiet, say
 
 
@@ -99,7 +99,7 @@ def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
     """The configuration that `verl-dra train` with these Hydra arguments would run, and the folder it would write to.
 
     Raises:
-        ConfigError: Hydra's message.
+        ConfigError: Hydra's message, or which mandatory keys have no value.
     """
     shown, said = io.StringIO(), io.StringIO()
     # Hydra's own way to show what it composes; it makes no folder and runs nothing.
@@ -114,6 +114,7 @@ def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
     assert isinstance(config, DictConfig)
     output = Path(str(config.hydra.run.dir))
     del config["hydra"]
+    check_complete(config)
     OmegaConf.set_struct(config, True)
     return config, output
 

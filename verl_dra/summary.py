@@ -32,5 +32,6 @@ class Summary:
         for label, name in shown.items():
             if name in self._last:
                 (from_step, before), (to_step, after) = self._first[name], self._last[name]
-                lines.append(f"{label}: {before:.3f} (step {from_step}) -> {after:.3f} (step {to_step})")
+                end = "" if from_step == to_step else f" -> {after:.3f} (step {to_step})"
+                lines.append(f"{label}: {before:.3f} (step {from_step}){end}")
         return lines

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +36,19 @@ class ConfigError(ValueError):
     """A setting, or a combination of settings, that can't train."""
 
 
+def check_complete(config: DictConfig) -> None:
+    """Refuse a configuration in which mandatory keys (`???`) have no value.
+
+    Raises:
+        ConfigError: names them.
+    """
+    unset = list(_without_value(OmegaConf.to_container(config, resolve=False)))
+    if not OmegaConf.select(config, "reward.reward_model.enable"):
+        unset = [key for key in unset if not key.startswith("reward.reward_model.")]
+    if unset:
+        raise ConfigError(f"{' and '.join(unset)} must be set; there is no default")
+
+
 def prepare(config: DictConfig) -> DRAConfig:
     """Check the run's configuration and put the extension in its place, before any worker starts.
 
@@ -50,6 +64,7 @@ def prepare(config: DictConfig) -> DRAConfig:
     Raises:
         ConfigError: says which setting is wrong and what to set instead.
     """
+    check_complete(config)
     try:
         _check_platform(config)
         dra = _typed(config)
@@ -61,6 +76,14 @@ def prepare(config: DictConfig) -> DRAConfig:
         raise ConfigError(str(error)) from error
     _install(config, dra)
     return dra
+
+
+def _without_value(node: Any, key: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _without_value(value, f"{key}.{name}" if key else str(name))
+    elif node == "???":
+        yield key
 
 
 def _check_platform(config: DictConfig) -> None:
@@ -130,10 +153,13 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
         )
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1 must be True: DRA works with veRL's V1 trainer")
-    if config.actor_rollout_ref.rollout.n < 2:
+    n = config.actor_rollout_ref.rollout.n
+    if not isinstance(n, int):
+        raise ValueError(f"actor_rollout_ref.rollout.n={n} must be a whole number, the completions of a prompt")
+    if n < 2:
         raise ValueError(
-            f"actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} gives groups of one, in which there is "
-            "no diversity to measure; set it to 2 or more"
+            f"actor_rollout_ref.rollout.n={n} gives groups of one, in which there is no diversity to measure; set it "
+            "to 2 or more"
         )
     if config.critic.enable:
         raise ValueError("critic.enable=True: DRA's estimators use no critic; remove it")
