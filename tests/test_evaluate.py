@@ -418,6 +418,17 @@ def test_bad_rows_of_what_verl_dumps_are_named(tmp_path: Path, row: dict[str, An
         read(path)
 
 
+def test_a_model_that_is_not_there_is_found_out_before_problems_are_fetched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("problems were fetched")
+
+    monkeypatch.setattr(command, "load", never)
+    assert main(["evaluate", "--model", "/no/model", "--benchmark", "aime24"]) == 1
+    assert "--model: there is no folder '/no/model'" in capsys.readouterr().err
+
+
 def test_a_checker_that_does_not_work_is_found_out_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,8 +441,8 @@ def test_a_checker_that_does_not_work_is_found_out_before_a_model_is_loaded(
     data = tmp_path / "a.jsonl"
     data.write_text('{"problem": "p", "answer": "1"}\n{"problem": "p", "answer": "$$"}\n')
     monkeypatch.setattr(command, "generate", never)
-    arguments = ["evaluate", "--model", "m", "--benchmark", "aime24", "--data", str(data), "--encoder", "ngram"]
-    arguments += ["--out", str(tmp_path / "new" / "o.json")]
+    arguments = ["evaluate", "--model", str(tmp_path), "--benchmark", "aime24", "--data", str(data)]
+    arguments += ["--encoder", "ngram", "--out", str(tmp_path / "new" / "o.json")]
     with monkeypatch.context() as patch:
         patch.setattr("verl_dra.rewards.check", broken)
         assert main(arguments) == 1

@@ -118,6 +118,8 @@ def _check(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace, check: Check) -> int:
     # All that can be wrong is found out before samples are made.
+    if options.model:
+        model_path(options.model, key="--model")
     problems = {name: load(name, options.data) for name in options.benchmark or ()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     _warn_of_unreadable(problems, check)
@@ -181,7 +183,6 @@ def _samples(
             sys.stderr.write(f"verl-dra evaluate: {options.generations}: the last line is torn, and left out\n")
         return there.samples, there.settings
     sampling = Sampling(**{name: getattr(options, name) for name in _SAMPLING})
-    model_path(sampling.model, key="--model")
     file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
     generate(problems, sampling, file, options.engine)
     samples = [s for s in file.samples if s.benchmark in problems and s.sample < sampling.samples]
