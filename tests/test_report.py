@@ -139,11 +139,22 @@ def test_what_was_torn_is_left_out_and_said(tmp_path: Path, two_runs: list[Path]
     ]
 
 
+def test_samples_without_a_score_are_left_out_and_said(tmp_path: Path, two_runs: list[Path]) -> None:
+    dump = two_runs[1] / "validation" / "6.jsonl"
+    lines = [json.loads(line) for line in dump.read_text().splitlines()]
+    lines[0]["score"], lines[1]["score"] = None, float("nan")
+    dump.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = report(tmp_path, *two_runs)
+    assert sum(len(group["completions"]) for group in page.groups("dra", "validation", 6)) == len(lines) - 2
+    assert any(note.startswith("2 lines of records could not be read") for note in page.data["notes"])
+
+
 def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dra=False)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.1.jsonl").write_text("".join(lines[:5]))
     (run / "metrics.jsonl").write_text("".join(lines[3:]))
+    (run / "metrics.copy.jsonl").write_text("")
     assert report(tmp_path, run).chart("Training reward")["run"][0] == [0, 1, 2, 3, 4, 5, 6]
 
 

@@ -29,7 +29,8 @@ def read_history(run: Path) -> History:
     """The metrics in the folder `run`; a step that was trained again after a resumption counts as it was then."""
     history = History()
     # A run that was resumed has those from before in metrics.1.jsonl and so on.
-    earlier = sorted(run.glob("metrics.*.jsonl"), key=lambda path: int(path.suffixes[0][1:]))
+    of_number = {path.suffixes[0][1:]: path for path in run.glob("metrics.*.jsonl")}
+    earlier = [of_number[number] for number in sorted(filter(str.isdecimal, of_number), key=int)]
     for path in [*earlier, run / "metrics.jsonl"]:
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:

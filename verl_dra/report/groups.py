@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -88,7 +89,10 @@ def dumped(path: Path, most: int, embed: Embed | None) -> Step:
     lines, unreadable = _lines(path, ("input", "output", "score"))
     of_prompt: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        of_prompt[line["input"]].append(line)
+        if isinstance(line["score"], (int, float)) and math.isfinite(line["score"]):
+            of_prompt[line["input"]].append(line)
+        else:
+            unreadable += 1
     prompts = sorted(of_prompt, key=lambda prompt: (zlib.crc32(prompt.encode(errors="replace")), prompt))
     step = Step(unreadable=unreadable, left_out=max(len(prompts) - most, 0))
     for prompt in prompts[:most]:
