@@ -112,7 +112,11 @@ def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool =
     rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
     group = np.array([key.rsplit("_", 2)[0] for key in step["keys"]])
     if dra:
-        vectors = np.stack([encoder.encode(text) if text.strip() else np.zeros(384) for text in texts])
+        # What random bytes spell has now and then no token in it, as U+FFFD alone: unique, not [CLS] [SEP].
+        has_tokens = [bool(encoder.tokenizer.tokenize(text)) for text in texts]
+        vectors = np.stack(
+            [encoder.encode(t) if some else np.zeros(384) for t, some in zip(texts, has_tokens, strict=True)]
+        )
         rewards = oracles.adjust(rewards, oracles.weights(oracles.graph_cut_smi(vectors, group)), group)
     return oracles.grpo(rewards, group)
 
@@ -160,10 +164,8 @@ def test_recorded_groups_are_what_was_trained_on(toy_folder: Path, tmp_path: Pat
         assert len(groups) == 3
         for group in groups:
             rows = [row[group["uid"], str(completion["session"])] for completion in group["completions"]]
-            column = {name: np.array([c[name] for c in group["completions"]]) for name in group["completions"][0]}
-            assert list(column["text"]) == [
-                tokenizer.decode(dumped["responses"][i], skip_special_tokens=True) for i in rows
-            ]
+            column = {name: [c[name] for c in group["completions"]] for name in group["completions"][0]}
+            assert column["text"] == [tokenizer.decode(dumped["responses"][i], skip_special_tokens=True) for i in rows]
             rewards = np.array([sum(dumped["rm_scores"][i]) for i in rows], dtype=np.float64)
             smi = np.array(group["similarity"]).sum(axis=1) - 1
             weights = oracles.weights(smi)
