@@ -17,6 +17,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 sys.path.append(str(RECIPES))
 
 from tiny_paths.demo import command  # noqa: E402
+from tiny_paths.study import train  # noqa: E402
 from tiny_paths.study.arms import ARMS  # noqa: E402
 from tiny_paths.study.report import report  # noqa: E402
 
@@ -40,9 +41,9 @@ def test_every_arm_passes_its_checks_and_verls(arm: str, tmp_path: Path, monkeyp
         assert completions % part[f"{key}_micro_batch_size_per_gpu"] == 0
 
 
-def finished_run(out: Path, arm: str, *, right: int, steps: int = 100, data: str = "0123") -> None:
+def finished_run(out: Path, arm: str, *, right: int, seed: int = 0, steps: int = 100, data: str = "0123") -> None:
     """Of one question, 16 samples a validation, half of them of each path; at the end `right` of them are right."""
-    run = out / arm / "0"
+    run = out / arm / str(seed)
     (run / "validation").mkdir(parents=True)
     for step, good in ((0, 8), (75, 8), (steps, right)):
         samples = [
@@ -56,7 +57,7 @@ def finished_run(out: Path, arm: str, *, right: int, steps: int = 100, data: str
         ]
         (run / "validation" / f"{step}.jsonl").write_text("\n".join(map(json.dumps, samples)))
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {"timing_s/step": 2.0}}) + "\n")
-    (run / "done.json").write_text(json.dumps({"arm": arm, "seed": 0, "steps": steps, "data": data}))
+    (run / "done.json").write_text(json.dumps({"arm": arm, "seed": seed, "steps": steps, "data": data}))
 
 
 def test_runs_of_another_machine_stay_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +99,37 @@ def test_knobs_have_a_table_without_the_main_arms_too(tmp_path: Path, capsys: py
     finished_run(tmp_path, "grpo_slow", right=4)
     report(tmp_path, tmp_path)
     assert "| grpo_slow | 1 | 100 | 0.250 |" in capsys.readouterr().out
+
+
+def test_runs_of_an_arm_that_differ_are_not_averaged(tmp_path: Path) -> None:
+    finished_run(tmp_path / "here", "grpo", right=16)
+    finished_run(tmp_path / "here", "grpo", right=16, seed=1, steps=90)
+    with pytest.raises(SystemExit, match=r"the runs of grpo have different steps or overrides \(100 and 90\)"):
+        report(tmp_path / "here", tmp_path)
+
+
+def test_tables_and_curves_can_be_made_of_the_results_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_run(tmp_path / "here", "grpo", right=12)
+    report(tmp_path / "here", tmp_path)
+    made = [(tmp_path / name).read_bytes() for name in ("results.json", "curves.png")]
+    shown = capsys.readouterr().out
+    (tmp_path / "curves.png").unlink()
+    report(tmp_path / "nowhere", tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in ("results.json", "curves.png")] == made
+    assert capsys.readouterr().out == shown
+
+
+def test_a_finished_run_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Path] = []
+    monkeypatch.setattr(train, "prepare", lambda: tmp_path / "0123")
+    monkeypatch.setattr(train, "_run", lambda folder, run, *_: trained.append(run) or 0)
+    assert train.train(tmp_path, ["grpo"], [0], 100) == 0
+    assert train.train(tmp_path, ["grpo", "dra_grpo"], [0], 100) == 0
+    assert trained == [tmp_path / arm / "0" for arm in ("grpo", "dra_grpo")]
+    with pytest.raises(SystemExit, match=r"grpo/0 holds a finished run of steps=100; give another --out"):
+        train.train(tmp_path, ["dr_grpo", "grpo"], [0], 10)
+    assert json.loads((tmp_path / "grpo" / "0" / "done.json").read_text())["steps"] == 100
+    assert len(trained) == 2, "found out after a training"
 
 
 def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ def report(out: Path, results: Path) -> None:
 
     What results.json says of other arms and seeds stays there: they may have been trained elsewhere.
     """
+    finished = sorted(out.glob(f"*/*/{DONE}"))
+    if not finished and not (results / RESULTS).exists():
+        sys.exit(f"no finished run is in {out} and no {RESULTS} in {results}; start `study run` first")
     embed = embedding(build_encoder(encoder_config()))
-    measured = [measure(path.parent, embed) for path in sorted(out.glob(f"*/*/{DONE}"))]
-    if not measured:
-        sys.exit(f"no finished run is in {out}; start `study run` first")
-    runs = _merged(results / RESULTS, measured)
+    runs = _merged(results / RESULTS, [measure(path.parent, embed) for path in finished])
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_arm[run["arm"]].append(run)
@@ -55,6 +55,14 @@ def _merged(path: Path, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for run in json.loads(path.read_text()) if path.exists() else []:
         runs[run["arm"], run["seed"]] = {**run, "validation": {int(k): v for k, v in run["validation"].items()}}
     runs |= {(run["arm"], run["seed"]): run for run in measured}
+    for arm in sorted({arm for arm, _ in runs}):
+        made = {(run["steps"], *run.get("overrides", ())) for run in runs.values() if run["arm"] == arm}
+        if len(made) > 1:
+            said = " and ".join(sorted(" ".join(map(str, settings)) for settings in made))
+            sys.exit(
+                f"the runs of {arm} have different steps or overrides ({said}), which one row can't show; give "
+                "--results a folder of their own"
+            )
     if len(starts := {run["data"] for run in runs.values()}) > 1:
         sys.exit(
             f"the runs start from different models ({', '.join(sorted(starts))}), which {path} cannot compare; "
