@@ -137,6 +137,15 @@ def test_reward_of_hand_worked_texts(text: str, score: float, strategy: str) -> 
     assert compute_score("tiny_paths", text, "45") == {"score": score, "acc": score, "strategy": strategy}
 
 
+def test_wrong_answers_can_cost_something() -> None:
+    assert compute_score("tiny_paths", COLUMN.replace("45", "46"), "45", wrong=-0.5) == {
+        "score": -0.5,
+        "acc": 0.0,
+        "strategy": "column",
+    }
+    assert compute_score("tiny_paths", COLUMN, "45", wrong=-0.5)["score"] == 1.0
+
+
 def test_verl_loads_the_reward_by_path_and_keeps_every_key() -> None:
     pytest.importorskip("verl")
     import torch

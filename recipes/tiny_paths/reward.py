@@ -17,11 +17,16 @@ def compute_score(
     solution_str: str,
     ground_truth: str,
     extra_info: dict[str, Any] | None = None,
+    wrong: float = 0.0,
     **kwargs: Any,
 ) -> dict[str, float | str]:
-    """`score` and `acc` are 1.0 or 0.0; `strategy` is a path's name or "none" and plays no part in the score.
+    """`score` is 1.0 or `wrong`, `acc` 1.0 or 0.0; `strategy` is a path's name or "none" and plays no part in the score.
 
-    veRL takes the keys of its extra columns from the first sample, so all three are always there.
+    `wrong` is set by `reward.custom_reward_function.reward_kwargs`. veRL takes the keys of its extra columns from the first sample, so all three are always there.
     """
-    score = float(answer_of(solution_str) == int(ground_truth))
-    return {"score": score, "acc": score, "strategy": strategy_of(solution_str) or UNKNOWN}
+    right = answer_of(solution_str) == int(ground_truth)
+    return {
+        "score": 1.0 if right else wrong,
+        "acc": float(right),
+        "strategy": strategy_of(solution_str) or UNKNOWN,
+    }
