@@ -103,6 +103,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
     [
         (["dra.smi=cosine"], r"dra.smi must be one of graph_cut, log_det, clusters, not 'cosine'"),
         (["dra.weight=rank"], r"dra.weight must be one of inverse, darling, unlikeliness, not 'rank'"),
+        (["dra.weight=darling", "dra.smi=log_det"], "dra.smi=log_det doesn't grow with that; set dra.smi=clusters"),
         (["dra.smi=clusters", "dra.cluster_cosine=1"], r"dra.cluster_cosine must be between -1 and 1, not 1.0"),
         (["dra.cluster_cosine=0.8"], r"dra.cluster_cosine has no effect with dra.smi=graph_cut; set dra.smi=clusters"),
         (["dra.negative_rewards=abs"], r"dra.negative_rewards must be one of paper, shift, positive_only, not 'abs'"),

@@ -143,6 +143,11 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
         raise ValueError(f"dra.cluster_cosine has no effect with dra.smi={dra.smi}; set dra.smi=clusters or remove it")
     if dra.weight not in WEIGHTS:
         raise ValueError(f"dra.weight must be one of {', '.join(WEIGHTS)}, not {dra.weight!r}")
+    if dra.weight == "darling" and dra.smi == "log_det":
+        raise ValueError(
+            "dra.weight=darling takes the SMI's share of the group's size, and dra.smi=log_det doesn't grow with that; "
+            "set dra.smi=clusters or graph_cut"
+        )
     if dra.console not in ("quiet", "full"):
         raise ValueError(f"dra.console must be quiet or full, not {dra.console!r}")
     if dra.on_failure not in ("raise", "unadjusted"):
