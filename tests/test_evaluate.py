@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import toy
+from embedding_server import small_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -300,6 +301,21 @@ def evaluate(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     assert main(["evaluate", "--out", str(out), "--encoder", "ngram", "--bootstrap", "200", *arguments]) == 0
     report: dict[str, Any] = json.loads(out.read_text())
     return report
+
+
+def test_the_encoder_can_be_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    file = GenerationsFile(path)
+    file.begin({})
+    file.add(sample(0, i, BOXED % answer) for i, answer in enumerate(("4", "4", "5")))
+    diversity = []
+    with small_server(lambda texts: NgramEncoder().encode(texts).vectors, len, 1000, "grams") as url:
+        served = ("--encoder", "openai", "--embedding-base-url", url, "--embedding-model", "grams")
+        for encoder in ((), served):
+            report = evaluate(tmp_path, "--generations", str(path), "--k", "1", *encoder)
+            diversity.append(report["benchmarks"]["aime24"]["mean"]["effective_paths"])
+    assert report["encoder"] == f"openai: grams at {url}"
+    assert 1 < diversity[0] == pytest.approx(diversity[1], abs=1e-5)
 
 
 def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder", default=EmbeddingConfig.encoder, help="as dra.embedding.encoder, or none (%(default)s)"
     )
     scores.add_argument("--embedding-model", default=EmbeddingConfig.model, help="as dra.embedding.model (%(default)s)")
+    scores.add_argument("--embedding-base-url", metavar="URL", help="as dra.embedding.base_url, for --encoder openai")
     scores.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the report (%(default)s)")
 
 
@@ -167,7 +168,7 @@ def _warn_of_unreadable(problems: dict[str, list[Problem]], check: Check) -> Non
 def _encoder(options: argparse.Namespace) -> Encoder | None:
     if options.encoder == "none":
         return None
-    config = EmbeddingConfig(encoder=options.encoder)
+    config = EmbeddingConfig(encoder=options.encoder, base_url=options.embedding_base_url)
     if options.encoder != "ngram":
         config.model = options.embedding_model
     return build_encoder(config)
