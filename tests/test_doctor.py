@@ -257,6 +257,26 @@ def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, t
     assert "bad.jsonl has no column 'reward_model'" in line
 
 
+@pytest.mark.parametrize("name", ["train.parquet", "lines.jsonl"])
+def test_prompts_that_the_papers_reward_reads_no_answer_from_are_told(
+    name: str, configured: Alter, folder: Path, tmp_path: Path
+) -> None:
+    config = configured(
+        f"data.train_files={folder}/{name}", "reward.custom_reward_function.path=pkg://verl_dra.rewards"
+    )
+    for asked, warned in (("say it", True), ("put it into \\\\boxed{}", False)):
+        rows = pd.read_parquet(folder / "val.parquet")
+        rows["prompt"] = [[{"role": "user", "content": asked}] for _ in rows["prompt"]]
+        rows.to_parquet(folder / "val.parquet")
+        rows.to_parquet(folder / "train.parquet")
+        rows.to_json(folder / "lines.jsonl", orient="records", lines=True)
+        told = lines(fast.fast_checks(config, tmp_path / "out"), "warn")
+        assert [f"{name}: the first prompt does not ask for a \\boxed answer" in line for line in told[:1]] == [
+            True
+        ] * warned
+        assert bool(told) == warned
+
+
 def test_a_reward_manager_of_ones_own_may_need_other_columns(configured: Alter, folder: Path, tmp_path: Path) -> None:
     SPOILED["no data_source"][0](folder)
     config = configured("dra.base_reward_manager=mine.py:Manager")

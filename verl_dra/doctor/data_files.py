@@ -14,17 +14,20 @@ from verl_dra.doctor.run_config import files, is_remote, select
 
 _SUFFIXES = (".parquet", ".json", ".jsonl")
 _REWARD_COLUMNS = ("data_source", "reward_model")
+_READS_BOXES = "pkg://verl_dra.rewards"
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself without its rows being read."""
+    """What a file says of itself without all its rows being read."""
 
     columns: list[str]
     rows: int | None
     """None where they would have to be counted."""
     prompt: str | None
     """The prompt column's type where it is none that can be a chat."""
+    first: str | None = None
+    """The first prompt, where there is one."""
 
 
 def data_files(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
@@ -46,6 +49,7 @@ def data_files(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
                 yield rows_or_problem
             else:
                 good.append(rows_or_problem.rows)
+                yield from _answers(key, path, rows_or_problem, config)
         if good:
             counted = [rows for rows in good if rows is not None]
             shown = f", {sum(counted):,} rows" if len(counted) == len(good) else ""
@@ -88,18 +92,32 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
     return header
 
 
+def _answers(key: str, path: str, header: _Header, config: DictConfig) -> Iterator[Check]:
+    """Whether a prompt asks for an answer that the paper's reward finds; all others would be wrong to it."""
+    if select(config, "reward.custom_reward_function.path") != _READS_BOXES:
+        return
+    if header.first is not None and "boxed" not in header.first:
+        yield warn(
+            key,
+            f"{path}: the first prompt does not ask for a \\boxed answer, and {_READS_BOXES} reads LaTeX alone",
+            "make the file with verl-dra prepare-data --system-prompt paper, or use a reward that fits the prompts",
+        )
+
+
 def _parquet(file: Path, prompt: str) -> _Header:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     footer = pyarrow.parquet.ParquetFile(file)
     schema = footer.schema_arrow
-    bad = None
+    bad = first = None
     if prompt in schema.names:
         kind = schema.field(prompt).type
         if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
             bad = str(kind)
-    return _Header(list(schema.names), footer.metadata.num_rows, bad)
+        elif batch := next(footer.iter_batches(1, columns=[prompt]), None):
+            first = str(batch.column(0)[0].as_py())
+    return _Header(list(schema.names), footer.metadata.num_rows, bad, first)
 
 
 def _json(file: Path, prompt: str) -> _Header:
@@ -117,4 +135,5 @@ def _json(file: Path, prompt: str) -> _Header:
     if not isinstance(row, dict):
         raise ValueError(f"its first row is {type(row).__name__}, no object")
     chat = row.get(prompt)
-    return _Header(list(row), None, None if chat is None or isinstance(chat, list) else type(chat).__name__)
+    bad = None if chat is None or isinstance(chat, list) else type(chat).__name__
+    return _Header(list(row), None, bad, None if chat is None else str(chat))
