@@ -62,6 +62,18 @@ def test_every_run_passes_its_checks_and_verls(
     assert config.trainer.total_training_steps <= 7000 // config.data.train_batch_size * config.trainer.total_epochs
 
 
+def test_the_papers_first_encoder_is_asked_as_its_code_asks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    with pytest.raises(ConfigError, match=r"needs dra\.embedding\.base_url"):
+        prepare(composed(tmp_path, "dra_grpo", "encoder=jina_server"))
+    config = composed(tmp_path, "dra_grpo", "encoder=jina_server", "dra.embedding.base_url=http://there:80/v1")
+    embedding = config.dra.embedding
+    assert embedding.model == embedding.tokenizer == "jinaai/jina-embeddings-v2-small-en"
+    assert (embedding.max_seq_length, embedding.long_text) == (3584, "head")
+    embedding.tokenizer = str(tmp_path)  # that one is not on this machine, and there is no hub
+    assert prepare(config).scorer.placement == "cpu"
+
+
 @pytest.mark.parametrize(("run", "baseline"), [("dra_grpo", "grpo"), ("dra_dr_grpo", "dr_grpo")])
 def test_a_baseline_differs_in_dra_enabled_alone(tmp_path: Path, run: str, baseline: str) -> None:
     ours, theirs = (flat(OmegaConf.to_container(composed(tmp_path, name))) for name in (run, baseline))
@@ -85,7 +97,14 @@ def test_the_papers_numbers_are_in_their_places(tmp_path: Path, run: str) -> Non
     )
     assert actor["optim"]["lr_scheduler_type"] == "cosine"
     assert (actor["use_kl_loss"], actor["kl_loss_coef"], actor["kl_loss_type"]) == (True, 0.04, "low_var_kl")
-    assert config["trainer"]["total_training_steps"] == 500
+    optim, fsdp = actor["optim"], actor["fsdp_config"]
+    assert (optim["weight_decay"], optim["clip_grad"], actor["ppo_epochs"]) == (0.0, 1.0, 1)
+    assert config["actor_rollout_ref"]["model"]["enable_gradient_checkpointing"] is True
+    assert (fsdp["strategy"], fsdp["reshard_after_forward"]) == ("fsdp2", False)  # ZeRO-2
+    reward = config["reward"]["custom_reward_function"]
+    assert reward["path"] == "pkg://verl_dra.rewards"
+    assert reward["reward_kwargs"] == {"format_weight": 1.0, "cosine_weight": 2.0, "max_len": 1000}
+    assert (config["trainer"]["total_epochs"], config["trainer"]["total_training_steps"]) == (1, 500)
     seed, save, norm, mode = (
         (42, 25, False, "seq-mean-token-sum-norm")
         if run.endswith("dr_grpo")
