@@ -20,9 +20,10 @@ def compute_score(
     wrong: float = 0.0,
     **kwargs: Any,
 ) -> dict[str, float | str]:
-    """`score` is 1.0 or `wrong`, `acc` 1.0 or 0.0; `strategy` is a path's name or "none" and plays no part in the score.
+    """`score` is 1.0 or `wrong`, which `reward.custom_reward_function.reward_kwargs` sets; `acc` is 1.0 or 0.0;
+    `strategy` is a path's name or "none" and plays no part in the score.
 
-    `wrong` is set by `reward.custom_reward_function.reward_kwargs`. veRL takes the keys of its extra columns from the first sample, so all three are always there.
+    veRL takes the keys of its extra columns from the first sample, so all three are always there.
     """
     right = answer_of(solution_str) == int(ground_truth)
     return {
