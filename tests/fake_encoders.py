@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -76,6 +77,44 @@ class OnceBrokenEncoder(NgramEncoder):
         if not self._works:
             raise RuntimeError("an illegal memory access was encountered")
         return super().encode(texts)
+
+
+class BrokenForAWhileEncoder(NgramEncoder):
+    """Fails on everything in the first four processes that load it; each adds a line to `.loads`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        loads = Path(config.model).with_suffix(".loads")
+        with loads.open("a") as file:
+            file.write("begun\n")
+        self._works = len(loads.read_text().splitlines()) > 4
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if not self._works:
+            raise RuntimeError("an illegal memory access was encountered")
+        return super().encode(texts)
+
+
+class FatalEncoder(NgramEncoder):
+    """Ends its process at `POISON`, as a segmentation fault does."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if POISON in texts:
+            os._exit(139)
+        return super().encode(texts)
+
+
+class FlatEncoder(NgramEncoder):
+    """Gives vectors of a shape that no score can be made of."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = super().encode(texts)
+        return Encoded(encoded.vectors[:, :, None], encoded.tokens, encoded.truncated_tokens)
 
 
 class BreaksMidwayEncoder(NgramEncoder):

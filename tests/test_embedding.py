@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from sentence_transformers import SentenceTransformer
 
-from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, build_encoder
+from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
 from verl_dra.embedding.ngram import NgramEncoder
 
@@ -114,7 +114,9 @@ def test_head_and_tail_embed_one_window_and_count_the_rest(
 ) -> None:
     ids = content(model, LONG)
     kept = ids[: WINDOW - 2] if long_text == "head" else ids[-(WINDOW - 2) :]
-    encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([LONG, SHORT[0]])
+    built = encoder(max_seq_length=WINDOW, long_text=long_text)
+    batches.clear()
+    encoded = built.encode([LONG, SHORT[0]])
     assert sum(rows for rows, _ in batches) == 2
     close(encoded.vectors[0], windows_mean(model, [kept]))
     close(encoded.vectors[1], windows_mean(model, [content(model, SHORT[0])]))
@@ -137,8 +139,9 @@ def test_an_exactly_full_window_is_one_window(
     text = " ".join(["apple"] * (WINDOW - 2))
     assert len(content(model, text)) == WINDOW - 2
     for long_text in ("chunk", "head", "tail"):
+        built = encoder(max_seq_length=WINDOW, long_text=long_text)
         batches.clear()
-        encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode([text])
+        encoded = built.encode([text])
         assert batches == [(1, WINDOW)]
         assert encoded.truncated_tokens.tolist() == [0]
 
@@ -164,7 +167,13 @@ def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[tuple[
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("can't allocate memory: 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
 )
 def test_a_batch_beyond_memory_is_halved_and_later_ones_are_smaller_for_a_while(
     batches: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -190,14 +199,54 @@ def test_a_batch_beyond_memory_is_halved_and_later_ones_are_smaller_for_a_while(
     assert len(batches) == 1
 
 
-def test_a_window_beyond_memory_is_an_error(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_beyond_memory_may_fit_later(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     small = build_encoder(EmbeddingConfig(max_seq_length=WINDOW))
     monkeypatch.setattr(SentenceTransformer, "forward", out_of_memory)
-    with pytest.raises(RuntimeError, match=r"a window of 16 tokens does not fit in the memory of cpu; lower dra.embed"):
+    with pytest.raises(
+        EncoderUnavailableError, match=r"a window of 16 tokens does not fit in the memory of cpu; lower dra.embed"
+    ):
         small.encode([LONG])
+
+
+def test_a_flash_attention_that_does_not_run_on_the_gpu_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    class OnAnOlderGPU(SentenceTransformer):
+        """A stand-in for a GPU, whose kernels load and then don't run."""
+
+        def __init__(self, path: str, model_kwargs: dict[str, Any], device: str, **settings: Any) -> None:
+            assert device == "cuda"
+            self.attention = model_kwargs.get("attn_implementation", "its own")
+            tried.append(self.attention)
+            if self.attention == "flash_attention_4":
+                raise ValueError("BertModel does not support Flash Attention 4 yet")
+            super().__init__(path, device="cpu", **settings)
+
+        def forward(self, *arguments: Any, **settings: Any) -> Any:
+            if self.attention == "flash_attention_3":
+                raise RuntimeError("FlashAttention-3 only supports Hopper GPUs")
+            return super().forward(*arguments, **settings)
+
+    for version in (2, 3, 4):
+        monkeypatch.setattr(f"transformers.utils.is_flash_attn_{version}_available", lambda: True)
+    monkeypatch.setattr("verl_dra.embedding.sentence_transformer.SentenceTransformer", OnAnOlderGPU)
+    assert len(build_encoder(EmbeddingConfig(device="cuda")).encode(SHORT).vectors) == len(SHORT)
+    assert tried == ["flash_attention_4", "flash_attention_3", "flash_attention_2"]
+    tried.clear()
+    build_encoder(EmbeddingConfig(device="cuda", dtype="float32"))
+    assert tried == ["its own"]
+
+
+def test_a_model_that_cannot_embed_a_word_is_found_out_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(SentenceTransformer, "forward", broken)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        build_encoder(EmbeddingConfig())
 
 
 def test_another_error_of_the_model_is_no_lack_of_memory(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import oracles
 import pytest
+import torch
 from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from verl_dra.algorithm import SMI_FUNCTIONS, graph_cut_smi
 from verl_dra.embedding import Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
-from verl_dra.scorer.scorer import Scorer
+from verl_dra.scorer.scorer import HUNG_S, Scorer
 
 Texts = dict[Session, str]
 LONG = 60.0
@@ -49,6 +51,12 @@ def collected(scorer: Scorer, texts: Texts) -> Scores:
     answer = scorer.collect(list(texts), {}, LONG)
     assert isinstance(answer, Scores)
     return answer
+
+
+def embed(scorer: Scorer, *texts: str) -> None:
+    """Wait until the scorer has embedded texts that it was given; it forgets nothing of them."""
+    same = group("same", *texts)
+    assert isinstance(scorer.collect(list(same), same, LONG), Scores)
 
 
 def assert_right(scores: Scores, texts: Texts, smi: str = "graph_cut") -> None:
@@ -124,7 +132,7 @@ def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoo
     first, second = ({s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab")
     gated.gate.set()
     scorer.submit(first.items())
-    scorer.collect([*first, Session("none", 0)], {}, LONG)  # waits until they are embedded
+    embed(scorer, *first.values())
     gated.gate.clear()
     gated.started.clear()
     scorer.submit(second.items())
@@ -144,6 +152,15 @@ def test_what_is_missing_is_named_and_then_sent_as_text() -> None:
     assert isinstance(scores, Scores)
     assert_right(scores, TEXTS)
     assert scores.tokens == sum(map(len, TEXTS.values()))
+
+
+def test_what_is_missing_is_named_while_the_rest_is_still_being_embedded(gated: GatedEncoder) -> None:
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    arrived = {s: t for s, t in TEXTS.items() if s.session_id == 0}
+    scorer.submit(arrived.items())
+    assert gated.started.wait(60)
+    assert scorer.collect(list(TEXTS), {}, LONG) == Missing([s for s in TEXTS if s.session_id > 0])
+    assert not gated.gate.is_set()
 
 
 def test_a_text_that_arrives_after_it_was_missed_is_not_embedded_again() -> None:
@@ -215,7 +232,7 @@ def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
     assert gated.started.wait(60)
     scorer.submit(group("a", "evicted", "kept", "kept too", "kept as well").items())
     gated.gate.set()
-    scorer.collect([Session("a", 3), Session("none", 0)], {}, LONG)
+    embed(scorer, "kept as well")
     assert "evicted" not in gated.batches[1]
     assert "kept" in gated.batches[1]
 
@@ -295,6 +312,27 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
     assert isinstance(failed, Failed)
     assert failed.error == "ValueError: the encoder gave 0 vectors of 1 texts"
     assert failed.sessions == list(TEXTS)
+
+
+def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
+    class GrowingEncoder(NgramEncoder):
+        """Has one dimension more in each batch."""
+
+        dimension = 511
+
+        def encode(self, texts):
+            encoded = super().encode(texts)
+            self.dimension += 1
+            vectors = torch.nn.functional.pad(encoded.vectors, (0, self.dimension - 512))
+            return Encoded(vectors, encoded.tokens, encoded.truncated_tokens)
+
+    scorer = Scorer(GrowingEncoder(), graph_cut_smi, max_rows=100)
+    scorer.submit(TEXTS.items())
+    assert_right(collected(scorer, TEXTS), TEXTS)
+    more = group("c", "guess again")
+    failed = scorer.collect(list(more), more, LONG)
+    assert isinstance(failed, Failed)
+    assert failed.error == "ValueError: the encoder gave vectors of 513 dimensions, and of 512 before"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -433,15 +471,13 @@ def test_an_encoder_that_fails_on_a_plain_word_is_broken() -> None:
     assert scorer.collect(list(bad), bad, LONG) == Failed(list(bad), "RuntimeError: CUDA error", False, broken=True)
 
 
-def test_an_encoder_that_does_not_come_back_is_broken(gated: GatedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+@pytest.mark.parametrize(("hung_s", "broken"), [(HUNG_S, False), (0.0, True), (math.inf, False)])
+def test_an_encoder_that_does_not_come_back_is_broken(gated: GatedEncoder, hung_s: float, broken: bool) -> None:
+    scorer = Scorer(gated, graph_cut_smi, max_rows=100, hung_s=hung_s)
     scorer.submit(TEXTS.items())
     assert gated.started.wait(60)
-    slow = scorer.collect(list(TEXTS), {}, 0.05)
-    assert slow == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True)
-    monkeypatch.setattr("verl_dra.scorer.scorer._HUNG_S", 0.0)
-    hung = scorer.collect(list(TEXTS), {}, 0.05)
-    assert hung == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True, broken=True)
+    answer = scorer.collect(list(TEXTS), {}, 0.05)
+    assert answer == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True, broken=broken)
 
 
 def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -462,7 +498,7 @@ def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.scorer import Scorer
+from verl_dra.scorer.scorer import HUNG_S, Scorer
 class DefectiveScorer(Scorer):
     def _finish(self, *_): raise AssertionError
 scorer = DefectiveScorer(NgramEncoder(), graph_cut_smi, max_rows=9)
@@ -519,6 +555,16 @@ def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
     scorer.submit(TEXTS.items())
     events = collected(scorer, TEXTS).events
     assert (events.submitted, events.skipped, events.embedded) == (7, 2, 4)
+
+
+def test_late_completions_of_a_step_as_large_as_is_kept_are_told_from_new_ones() -> None:
+    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=20_000)
+    texts = {Session(f"u{i // 8}", i % 8): f"way {i % 5}" for i in range(20_000)}
+    scorer.submit(texts.items())
+    collected(scorer, texts)
+    scorer.submit(list(texts.items())[:100])
+    scorer.submit(TEXTS.items())
+    assert collected(scorer, TEXTS).events.late == 100
 
 
 def test_groups_that_are_given_up_are_forgotten() -> None:
@@ -581,7 +627,7 @@ def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
     scorer = Scorer(NoisyEncoder(), graph_cut_smi, max_rows=100)
     for item in clones.items():
         scorer.submit([item])
-        scorer.collect([item[0], Session("none", 0)], {}, LONG)  # waits until it is embedded, in a batch of its own
+        embed(scorer, item[1])  # in a batch of its own
     np.testing.assert_allclose(collected(scorer, clones).smi, 3, rtol=1e-6)
 
 

@@ -28,7 +28,7 @@ from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.client import ScorerClient
-from verl_dra.scorer.messages import Missing, Session
+from verl_dra.scorer.messages import Scores, Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import NoScoresError, ScorerPool, StepScores, replica_name, replica_of
 
@@ -135,6 +135,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def embed(run: Run, texts: Texts) -> None:
+    """Wait until replica 0 has embedded texts that it was given; it forgets nothing of them."""
+    same = {Session(f"same {uuid.uuid4()}", i): text for i, text in enumerate(texts.values())}
+    assert isinstance(ray.get(run.pool.handles[0].collect.remote(list(same), same, 60)), Scores)
+
+
 def kill(run: Run, replica: int, how: str) -> None:
     handle = run.pool.handles[replica]
     pid = ray.get(handle.ready.remote())
@@ -165,6 +171,29 @@ def test_completions_that_never_came_are_fetched_and_counted(run: Run) -> None:
     assert_right(scores, texts)
     assert scores.missing_rows == len(texts) - len(arrived)
     assert 1 <= scores.fallbacks <= 3
+
+
+def test_texts_that_are_missing_are_sent_while_the_rest_is_still_being_embedded(run: Run) -> None:
+    texts = completions()
+    arrived = dict(list(texts.items())[::2])
+    fetched: list[Session] = []
+
+    def fetch(sessions: Sequence[Session]) -> Mapping[Session, str]:
+        fetched.extend(sessions)
+        return {session: texts[session] for session in sessions}
+
+    run.close_gate()
+    run.submit(arrived)
+    pending = run.pool.request(list(texts))
+
+    def all_sent() -> bool:
+        run.pool.advance(pending, fetch)
+        return len(fetched) == len(texts) - len(arrived)
+
+    eventually(all_sent)
+    assert not run.gate.exists()
+    run.gate.touch()
+    assert_right(run.pool.wait(pending, never_fetch), texts)
 
 
 def test_scores_are_asked_for_before_the_texts_are_embedded(run: Run) -> None:
@@ -279,6 +308,36 @@ def test_a_text_that_cannot_be_embedded_leaves_its_group_alone_unadjusted(start:
     assert not scores.smi[~scores.scored].any()
 
 
+@pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
+def test_what_a_scorer_cannot_score_is_a_failure_like_others(start: Callable[..., Run], on_failure: str) -> None:
+    run = start("fake_encoders:FlatEncoder", on_failure=on_failure)
+    texts = completions(groups=2)
+    run.submit(texts)
+    if on_failure == "raise":
+        with pytest.raises(NoScoresError, match=r"scorer 0 gave no scores of 6 completions: it failed: (.|\n)*"):
+            run.scores(texts)
+    else:
+        assert run.scores(texts).unadjusted_groups == 2
+
+
+def test_a_text_that_ends_the_process_ends_no_later_step(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:FatalEncoder", deadline_s=8, on_failure="unadjusted")
+    bad, good = completions(groups=2), completions(groups=2)
+    bad[next(iter(bad))] = POISON
+    assert run.scores(bad).unadjusted_groups == 2
+    scores = run.scores(good)
+    assert_right(scores, good)
+
+
+def test_an_encoder_that_stays_broken_is_tried_until_the_deadline(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:BrokenForAWhileEncoder", deadline_s=120)
+    texts = completions(groups=2)
+    run.submit(texts)
+    scores = run.scores(texts)
+    assert_right(scores, texts)
+    assert len(run.gate.with_suffix(".loads").read_text().splitlines()) == 5
+
+
 def test_an_encoder_that_broke_is_loaded_again(start: Callable[..., Run]) -> None:
     run = start("fake_encoders:OnceBrokenEncoder")
     texts = completions(groups=4)
@@ -294,8 +353,7 @@ def test_an_encoder_that_breaks_in_mid_step_costs_time(start: Callable[..., Run]
     texts = completions(groups=4)
     there = dict(list(texts.items())[:3])
     run.submit(there)
-    nobody = Session("none", 0)
-    assert ray.get(run.pool.handles[0].collect.remote([*there, nobody], {}, 60)) == Missing([nobody])
+    embed(run, there)
     texts[list(texts)[4]] = BREAK
     run.submit(texts)
     scores = run.scores(texts)
@@ -352,8 +410,7 @@ def test_after_the_deadline_groups_that_are_there_are_scored_and_the_others_left
     run = start(deadline_s=1, on_failure="unadjusted")
     there, late = completions(groups=2), completions(groups=3)
     run.submit(there)
-    nobody = Session("none", 0)
-    assert ray.get(run.pool.handles[0].collect.remote([*there, nobody], {}, 60)) == Missing([nobody])
+    embed(run, there)
     run.close_gate()
     scores = run.scores(there | late)
     run.gate.touch()

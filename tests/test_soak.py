@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from embedding_server import small_server
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from local_ray import local_ray
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Scores, Session
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scorer import Scorer
 
 MEGABYTE = "We carry the one and double the rest. " * (2**20 // 38)
@@ -53,13 +60,14 @@ def scored(encoder: Encoder, groups: Sequence[Sequence[str]]) -> Scores:
     return scores
 
 
-texts = st.one_of(
+small = st.one_of(
     st.sampled_from(POISON),
     st.text(max_size=60),
     st.text(st.characters(categories=["Cs", "Cc", "Cf", "Co", "Lo", "Mn"]), max_size=30),
     st.builds(lambda a, b: a + b, st.sampled_from(POISON), st.sampled_from(POISON)),
 )
-groups = st.lists(st.lists(texts, min_size=1, max_size=6), min_size=1, max_size=4)
+groups = st.lists(st.lists(small, min_size=1, max_size=6), min_size=1, max_size=4)
+with_large = st.one_of(small, st.sampled_from([MEGABYTE, LINES]), small.map(lambda text: MEGABYTE + text))
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -68,6 +76,42 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_sc
 @settings(relaxed, max_examples=100)
 def test_the_lexical_encoder_survives(encoders: dict[str, Encoder], groups: list[list[str]]) -> None:
     scored(encoders["ngram"], groups)
+
+
+@given(groups=st.lists(st.lists(with_large, min_size=1, max_size=4), min_size=1, max_size=2))
+@settings(relaxed, max_examples=30)
+def test_the_lexical_encoder_survives_large_ones_among_them(
+    encoders: dict[str, Encoder], groups: list[list[str]]
+) -> None:
+    assert scored(encoders["ngram"], groups).truncated_tokens == 0
+
+
+def test_a_server_survives() -> None:
+    with small_server(lambda texts: NgramEncoder().encode(texts).vectors, len, 10**4, "grams") as url:
+        encoder = build_encoder(EmbeddingConfig(encoder="openai", base_url=url, model="grams"))
+        scores = scored(encoder, [POISON, [*POISON, LINES[:30_000]]])
+    assert scores.truncated_tokens == 0
+
+
+@pytest.mark.slow
+def test_what_an_actor_gets_is_what_was_sent(encoders: dict[str, Encoder]) -> None:
+    groups = [POISON, [*POISON, MEGABYTE, LINES]]
+    texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
+    with local_ray(num_cpus=2):
+        config = ScorerConfig(name="soak", num_replicas=1)
+        pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
+        client = ScorerClient("soak", 1)
+
+        async def submit() -> None:
+            for session, text in list(texts.items())[::2]:
+                client.submit(session, text)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+        asyncio.run(submit())
+        scores = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+        pool.close()
+    assert scores.missing_rows == len(texts) // 2
+    np.testing.assert_array_equal(scores.smi, scored(encoders["ngram"], groups).smi)
 
 
 @given(groups=groups)

@@ -92,7 +92,9 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             assert self._pending is not None
             rows, pending, _ = self._pending
             self._scorers.advance(pending, self._fetch_from(batch, rows))
-            return super()._compute_old_log_prob(batch, metrics)
+            batch = super()._compute_old_log_prob(batch, metrics)
+            self._scorers.advance(pending, self._fetch_from(batch, rows))
+            return batch
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
@@ -171,11 +173,13 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             assert self._scorers is not None
             # Reward workers can't tell validation's completions; in this mode there are no others meanwhile.
             alone = self.config.trainer.v1.trainer_mode == "sync"
-            self._scorers.accept(not alone)
+            if alone:
+                self._scorers.accept(False)
             try:
                 metrics: dict[str, float] = super()._validate()
             finally:
-                self._scorers.accept(True)
+                if alone:
+                    self._scorers.accept(True)
             self.summary.add(self.global_steps, metrics)
             return metrics
 

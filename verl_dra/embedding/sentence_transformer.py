@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +9,14 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from transformers import utils
 
-from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, model_path
+from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError, model_path
 
 logger = logging.getLogger(__name__)
+
+# Of the CPU's allocator, of cuBLAS and of kernels, for which torch 2.13 has no class.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 class SentenceTransformerEncoder:
@@ -47,6 +50,8 @@ class SentenceTransformerEncoder:
                 f"dra.embedding.model: {config.model!r} states no usable window "
                 f"({self._model.max_seq_length} tokens); set dra.embedding.max_seq_length"
             )
+        # What can't embed a word shows here, and not after the generation of a step.
+        self.encode(["a"])
 
     def __str__(self) -> str:
         attention = getattr(self._transformer_config(), "_attn_implementation", "its own")
@@ -104,7 +109,8 @@ class SentenceTransformerEncoder:
                 start += rows
                 continue
             if rows == 1:
-                raise RuntimeError(
+                # What a neighbour on the GPU holds now it may not hold later.
+                raise EncoderUnavailableError(
                     f"a window of {longest} tokens does not fit in the memory of {self._model.device}; lower "
                     "dra.embedding.max_seq_length, or leave more memory to the scorer"
                 )
@@ -123,7 +129,7 @@ class SentenceTransformerEncoder:
             output = self._model({name: value.to(self._model.device) for name, value in features.items()})
             vectors: Tensor = output["sentence_embedding"].float()
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+            if _is_out_of_memory(error):
                 return None
             raise
         return vectors
@@ -132,19 +138,35 @@ class SentenceTransformerEncoder:
         return getattr(getattr(self._model[0], "auto_model", None), "config", None)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in _OUT_OF_MEMORY)
+
+
 def _load(config: EmbeddingConfig) -> SentenceTransformer:
-    """The model, on a GPU with flash attention where that is installed and the model knows it."""
+    """The model, on a GPU with the newest flash attention that is installed and works for it there."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(config.dtype, device)
     settings: dict[str, Any] = {"device": device, "trust_remote_code": config.trust_remote_code}
     path = model_path(config.model)
-    if device != "cpu" and dtype != torch.float32 and importlib.util.find_spec("flash_attn") is not None:
-        flash = {"dtype": dtype, "attn_implementation": "flash_attention_2"}
+    for attention in _flash_attentions() if device != "cpu" and dtype != torch.float32 else ():
+        flash = {"dtype": dtype, "attn_implementation": attention}
         try:
-            return SentenceTransformer(path, model_kwargs=flash, **settings).eval()
-        except (ValueError, ImportError) as error:
-            logger.warning("no flash attention for %s: %s", config.model, error)
+            model = SentenceTransformer(path, model_kwargs=flash, **settings).eval()
+            model.encode(["a"])  # some load on a GPU that they have no kernels for
+            return model
+        except (ValueError, ImportError, RuntimeError) as error:
+            logger.warning("no %s for %s: %s", attention, config.model, error)
     return SentenceTransformer(path, model_kwargs={"dtype": dtype}, **settings).eval()
+
+
+def _flash_attentions() -> list[str]:
+    """Those that are installed, the newest first, by transformers' names."""
+    available = {
+        "flash_attention_4": utils.is_flash_attn_4_available,
+        "flash_attention_3": utils.is_flash_attn_3_available,
+        "flash_attention_2": utils.is_flash_attn_2_available,
+    }
+    return [name for name, is_there in available.items() if is_there()]
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 from verl_dra.scorer.messages import Failed, Missing, Scores, Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.scorer import Scorer
+from verl_dra.scorer.scorer import HUNG_S, Scorer
 from verl_dra.scorer.telemetry import Telemetry
 
 
@@ -37,6 +38,8 @@ class DiversityScorer:
             config.max_queue_rows,
             config.max_queue_bytes,
             Telemetry(str(context.get_actor_name()), recreated or bool(context.was_current_actor_reconstructed)),
+            # Its requests have time-outs, and a scorer that is started again needs the server that it may wait for.
+            hung_s=math.inf if embedding.encoder == "openai" else HUNG_S,
         )
 
     @ray.method(concurrency_group="submit")

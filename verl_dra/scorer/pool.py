@@ -29,8 +29,11 @@ _GRACE_S = 2.0
 _SALVAGE_S = 10.0
 _ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
-# Before the second try of what the encoder can't embed; four times as long before the third.
+# Before the second try of what the encoder can't embed; four times as long before the third, and so on to the last.
 _PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+# In which a scorer says what it lacks.
+_SAY_S = 0.02
 _LOADING = "it is starting again"
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
@@ -191,16 +194,16 @@ class ScorerPool:
         return PendingScores(step, parts)
 
     def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
-        """Send the texts of what is known by now to be missing; does not wait."""
+        """Send the texts of what scorers say within a moment that they lack."""
         deadline = time.monotonic() + self._config.deadline_s
-        self._answer(pending, fetch_texts, deadline, timeout_s=0)
+        self._answer(pending, fetch_texts, deadline, timeout_s=_SAY_S, replies=len(pending.parts))
 
     def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
         """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
 
         Raises:
             NoScoresError: with `dra.on_failure=raise`, some are not there after `dra.scorer.deadline_s`, or the encoder
-                fails on a text again and again.
+                fails on a text again and again while it embeds others, or a scorer can't score what it has.
         """
         deadline = time.monotonic() + self._config.deadline_s
         while pending.parts:
@@ -227,8 +230,10 @@ class ScorerPool:
         for replica in self._replicas:
             ray.kill(replica)
 
-    def _answer(self, pending: PendingScores, fetch_texts: FetchTexts, deadline: float, timeout_s: float) -> None:
-        """Wait for replies at most `timeout_s`, and act on those that are there."""
+    def _answer(
+        self, pending: PendingScores, fetch_texts: FetchTexts, deadline: float, timeout_s: float, replies: int = 1
+    ) -> None:
+        """Wait at most `timeout_s` for so many replies, and act on those that are there."""
         for part in pending.parts:
             if part.reply is None and time.monotonic() >= part.ask_at:
                 self._ask(part, deadline - time.monotonic())
@@ -236,7 +241,7 @@ class ScorerPool:
         if not part_of:
             time.sleep(timeout_s)
             return
-        for reply in ray.wait(list(part_of), timeout=timeout_s)[0]:
+        for reply in ray.wait(list(part_of), num_returns=min(replies, len(part_of)), timeout=timeout_s)[0]:
             part = part_of[reply]
             if self._settle(part, pending.step, fetch_texts, deadline):
                 pending.parts.remove(part)
@@ -248,8 +253,10 @@ class ScorerPool:
         """Act on a reply; whether the part is done with."""
         try:
             answer = ray.get(part.reply)
-        except RayTaskError:
-            raise
+        except RayTaskError as error:
+            part.error = f"it failed: {error}"
+            self._give_up([part], step)
+            return True
         except RayError as error:
             self._bring_back(part, error)
             step.fallbacks += 1
@@ -270,7 +277,8 @@ class ScorerPool:
         else:
             step.fallbacks += 1
             if not answer.timed_out:
-                part.reply, part.ask_at = None, time.monotonic() + _PAUSE_S * 4 ** (part.encoder_failures - 1)
+                pause = min(_PAUSE_S * 4 ** (part.encoder_failures - 1), _LONGEST_PAUSE_S)
+                part.reply, part.ask_at = None, min(time.monotonic() + pause, deadline)
                 return False
         self._ask(part, deadline - time.monotonic())
         return False
@@ -311,11 +319,10 @@ class ScorerPool:
             f"{answer.sessions[0].session_id} of uid {answer.sessions[0].uid}: {answer.error}"
         )
         part.encoder_failures += 1
-        if part.encoder_failures >= _ENCODER_TRIES:
-            return True
         if answer.broken:
             self._restart(part, "its encoder fails on everything")
-        return False
+            return time.monotonic() >= deadline
+        return part.encoder_failures >= _ENCODER_TRIES
 
     def _restart(self, part: _Part, why: str) -> None:
         logger.warning("diversity scorer %d is started again: %s", part.replica, why)

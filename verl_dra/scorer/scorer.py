@@ -28,13 +28,14 @@ logger = logging.getLogger(__name__)
 # Bytes of text handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
 _BYTES_AT_A_TIME = 2**18
 _CACHED_TEXTS = 2**14
+# At least; a step may have as many as are kept.
 _REMEMBERED_SESSIONS = 2**14
 _TRIM_AFTER_BYTES = 2**26
 _PAUSE_S = (0.5, 15.0)
 _TRIES_ALONE = 3
 _PROBES = 64
-# A call of the encoder that lasts longer than this at a deadline will not end.
-_HUNG_S = 300.0
+HUNG_S = 300.0
+"""A call of the encoder that lasts longer than this at a deadline is taken not to end."""
 _NOT_FINITE = "the encoder gave NaN or infinity"
 
 
@@ -98,6 +99,7 @@ class Scorer:
         max_queue_rows: texts that wait for the encoder at most.
         max_queue_bytes: their bytes; one text more is taken while there is room for any.
         observer: told what happens.
+        hung_s: seconds after which a call of the encoder is taken not to end; infinity where it has limits of its own.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Scorer:
         max_queue_rows: int = 2**16,
         max_queue_bytes: int = 2**30,
         observer: Observer | None = None,
+        hung_s: float = HUNG_S,
     ) -> None:
         self._encoder = encoder
         self._smi = smi
@@ -115,6 +118,7 @@ class Scorer:
         self._max_queue_rows = max_queue_rows
         self._max_queue_bytes = max_queue_bytes
         self._observer = observer
+        self._hung_s = hung_s
         self._rows: OrderedDict[Session, _Row] = OrderedDict()
         self._queue: OrderedDict[bytes, _Job] = OrderedDict()
         self._queue_bytes = 0
@@ -129,6 +133,7 @@ class Scorer:
         self._away = False
         self._broken = False
         self._done = 0
+        self._dimension: int | None = None
         self._call_began: float | None = None
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -164,8 +169,8 @@ class Scorer:
     ) -> Scores | Missing | Failed:
         """Score complete groups and forget them.
 
-        Waits for those of `sessions` that are to be embedded, which go before all others; takes those in `texts` that
-        it has no vector for, whether the queue is full or not.
+        Says at once what it does not have. Else waits for those of `sessions` that are to be embedded, which go before
+        all others; takes those in `texts` that it has no vector for, whether the queue is full or not.
 
         Args:
             sessions: all sessions of the groups, in any order; sessions of one uid are a group.
@@ -183,6 +188,8 @@ class Scorer:
                     self._take(session, texts[session], urgent=True)
                 elif row is not None and row.digest in self._queue:
                     self._queue.move_to_end(row.digest, last=False)
+            if missing := [s for s in sessions if s not in self._rows]:
+                return Missing(missing)
             self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
             if waiting := [s for s in sessions if self._is_waiting(s)]:
                 error = self._trouble or f"{len(waiting)} texts are not embedded yet"
@@ -190,7 +197,10 @@ class Scorer:
             rows = [self._rows.get(s) for s in sessions]
             errors = {s: r.result for s, r in zip(sessions, rows, strict=True) if r and isinstance(r.result, str)}
             if missing := [
-                s for s, r in zip(sessions, rows, strict=True) if r is None or (s in errors and s not in texts)
+                # One may be evicted while the others are embedded.
+                s
+                for s, r in zip(sessions, rows, strict=True)
+                if r is None or (s in errors and s not in texts)
             ]:
                 return Missing(missing)
             if errors:
@@ -212,7 +222,7 @@ class Scorer:
             for session in sessions:
                 self._drop(session)
                 self._scored[session] = None
-            _shrink(self._scored, _REMEMBERED_SESSIONS)
+            _shrink(self._scored, max(_REMEMBERED_SESSIONS, self._max_rows))
             self._room.notify_all()
             self._observe()
 
@@ -252,7 +262,7 @@ class Scorer:
 
     def _is_hung(self) -> bool:
         began = self._call_began
-        return began is not None and time.monotonic() - began > _HUNG_S
+        return began is not None and time.monotonic() - began > self._hung_s
 
     def _is_waiting(self, session: Session) -> bool:
         row = self._rows.get(session)
@@ -381,6 +391,10 @@ class Scorer:
             self._call_began = None
         if len(encoded.vectors) != len(texts):
             raise ValueError(f"the encoder gave {len(encoded.vectors)} vectors of {len(texts)} texts")
+        size = encoded.vectors.shape[1]
+        self._dimension = self._dimension or size
+        if size != self._dimension:
+            raise ValueError(f"the encoder gave vectors of {size} dimensions, and of {self._dimension} before")
         return encoded
 
     def _can_embed_a_word(self) -> bool:
