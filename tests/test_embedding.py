@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions, requires
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -230,8 +231,8 @@ def test_a_flash_attention_that_does_not_run_on_the_gpu_gives_way(monkeypatch: p
                 raise RuntimeError("FlashAttention-3 only supports Hopper GPUs")
             return super().forward(*arguments, **settings)
 
-    for version in (2, 3, 4):
-        monkeypatch.setattr(f"transformers.utils.is_flash_attn_{version}_available", lambda: True)
+    installed = SimpleNamespace(**{f"is_flash_attn_{version}_available": lambda: True for version in (2, 3, 4)})
+    monkeypatch.setattr("verl_dra.embedding.sentence_transformer.import_utils", installed)
     monkeypatch.setattr("verl_dra.embedding.sentence_transformer.SentenceTransformer", OnAnOlderGPU)
     assert len(build_encoder(EmbeddingConfig(device="cuda")).encode(SHORT).vectors) == len(SHORT)
     assert tried == ["flash_attention_4", "flash_attention_3", "flash_attention_2"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import utils
+from transformers.utils import import_utils
 
 from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError, model_path
 
@@ -162,9 +162,9 @@ def _load(config: EmbeddingConfig) -> SentenceTransformer:
 def _flash_attentions() -> list[str]:
     """Those that are installed, the newest first, by transformers' names."""
     available = {
-        "flash_attention_4": utils.is_flash_attn_4_available,
-        "flash_attention_3": utils.is_flash_attn_3_available,
-        "flash_attention_2": utils.is_flash_attn_2_available,
+        "flash_attention_4": import_utils.is_flash_attn_4_available,
+        "flash_attention_3": import_utils.is_flash_attn_3_available,
+        "flash_attention_2": import_utils.is_flash_attn_2_available,
     }
     return [name for name, is_there in available.items() if is_there()]
 
