@@ -7,6 +7,11 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine any example may take longer than hypothesis lets it by default.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A token file that an earlier local Ray left would switch authentication on (Ray 2.52 and later).

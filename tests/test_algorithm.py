@@ -45,7 +45,7 @@ def ragged_batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SMI)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batch=ragged_batches())
 def test_smi_is_the_brute_force_value(name: str, device: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     ours, oracle = SMI[name]
@@ -100,7 +100,7 @@ def test_any_integer_group_ids(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", SMI)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batch=ragged_batches(), seed=st.integers(0, 1000))
 def test_row_order_does_not_matter(name: str, batch: tuple[torch.Tensor, torch.Tensor], seed: int) -> None:
     vectors, group = batch
@@ -113,7 +113,7 @@ def test_row_order_does_not_matter(name: str, batch: tuple[torch.Tensor, torch.T
 
 
 @pytest.mark.parametrize("name", SMI)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batch=ragged_batches())
 def test_groups_do_not_see_each_other(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     vectors, group = batch
@@ -186,7 +186,7 @@ def test_no_gradient_flows_into_the_embeddings() -> None:
     assert not graph_cut_smi(torch.randn(4, 3, requires_grad=True), torch.zeros(4, dtype=torch.long)).requires_grad
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batch=ragged_batches(), negative=st.sampled_from(["paper", "shift", "positive_only"]))
 def test_adjusted_rewards_are_the_formula(batch: tuple[torch.Tensor, torch.Tensor], negative: str) -> None:
     vectors, group = batch
@@ -203,7 +203,7 @@ def test_shift_never_rewards_the_worst_and_leaves_groups_without_negatives_alone
     assert adjusted.tolist() == [0.0, 1.0, 0.25, 0.5]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=ragged_batches())
 def test_effective_paths_is_the_vendi_score(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     vectors, group = batch

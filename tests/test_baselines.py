@@ -21,7 +21,7 @@ def near_copies(count: int, seed: int) -> torch.Tensor:
     return kinds + 0.2 * torch.randn(count, 6, generator=generator, dtype=torch.float64)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(group=groups, seed=st.integers(0, 999), cosine=st.sampled_from([-0.5, 0.0, 0.7, 0.9]))
 def test_clusters_are_what_a_walk_over_the_links_reaches(group: list[int], seed: int, cosine: float) -> None:
     vectors = near_copies(len(group), seed)
@@ -49,7 +49,7 @@ def test_clusters_with_inverse_weights_share_a_reward_out() -> None:
     torch.testing.assert_close(adjusted, torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(group=groups, seed=st.integers(0, 999))
 def test_darling_is_the_share_of_others_of_another_kind(group: list[int], seed: int) -> None:
     vectors = near_copies(len(group), seed)
@@ -65,7 +65,7 @@ def test_darling_s_weights_by_hand() -> None:
     torch.testing.assert_close(weights, torch.tensor([2 / 7] * 6 + [1.0, 1.0] + [0.1] * 4 + [1.0]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     rows=st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from([-0.1, -0.5, -0.7, -2.0, -9.0])), min_size=1, max_size=24

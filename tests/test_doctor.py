@@ -734,7 +734,7 @@ KEYS = (
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(KEYS), value=JUNK)
 def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, value: Any) -> None:
     config = copy.deepcopy(composed)

@@ -202,7 +202,7 @@ def assert_close(ours: DataProto, expected: DataProto) -> None:
         torch.testing.assert_close(ours.batch[name], expected.batch[name], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple),
     seed=st.integers(0, 2**32 - 1),

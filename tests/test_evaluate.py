@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import toy
 from embedding_server import small_server
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_dra.cli import main
@@ -57,7 +57,6 @@ def vote(answers: tuple[str | None, ...]) -> Fraction:
 answer_lists = st.lists(st.sampled_from(["right", "a", "b", "c", None]), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(answers=answer_lists, data=st.data())
 def test_a_vote_is_the_mean_over_all_subsets(answers: list[str | None], data: Any) -> None:
     k = data.draw(st.integers(1, len(answers)))

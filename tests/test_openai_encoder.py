@@ -115,7 +115,7 @@ def test_blank_texts_are_zero_vectors_and_never_sent(build: Build, proxy: FaultP
 
 
 @given(data=st.data(), texts=st.lists(st.text(max_size=90), min_size=1, max_size=8, unique=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_vectors_depend_neither_on_order_nor_on_the_batch(alike: list[Encoder], data: Any, texts: list[str]) -> None:
     whole, small = alike
     order = data.draw(st.permutations(range(len(texts))))
@@ -405,7 +405,7 @@ def test_without_usage_tokens_are_characters(build: Build, proxy: FaultProxy, us
 
 
 @given(total=st.integers(1, 500), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_usage_is_shared_out_by_characters_and_exact_in_sum(
     counting: tuple[Encoder, FaultProxy], total: int, lengths: list[int]
 ) -> None:

@@ -92,7 +92,7 @@ def test_similarities_of_the_groups_that_are_asked_for(uid: str) -> None:
     assert scores.shown[uid].effective_paths == scores.effective_paths["ab".index(uid)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     names=st.sets(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=15),
     random=st.randoms(use_true_random=False),

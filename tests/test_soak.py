@@ -68,7 +68,7 @@ small = st.one_of(
 )
 groups = st.lists(st.lists(small, min_size=1, max_size=6), min_size=1, max_size=4)
 with_large = st.one_of(small, st.sampled_from([MEGABYTE, LINES]), small.map(lambda text: MEGABYTE + text))
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(groups=groups)

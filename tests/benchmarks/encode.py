@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _traces(n: int, model: SentenceTransformer) -> list[str]:
-    """Texts whose lengths are log-normal, the last of each five equal to an earlier one of its group."""
+    """Texts whose lengths are log-normal, about a fifth of them equal to an earlier one of their group."""
     rng = random.Random(0)
     numbers = np.random.default_rng(0)
     texts: list[str] = []
