@@ -234,14 +234,14 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_says(build: Build, proxy:
         (Answer(409), "answered 409: on order"),
         (Answer(424, '{"message": "backend error", "type": "Backend"}'), "answered 424: backend error"),
         (Reset(), "can't be reached: .*(reset|ReadError|without sending complete)"),
-        (Stall(), "gave no answer within dra.embedding.timeout_s=0.2"),
+        (Stall(), "gave no answer within dra.embedding.timeout_s=2"),
     ],
     ids=lambda value: str(getattr(value, "status", type(value).__name__)),
 )
 def test_what_does_not_pass_makes_the_encoder_unavailable_until_it_does(
     build: Build, proxy: FaultProxy, fault: Fault, says: str
 ) -> None:
-    encoder = build(timeout_s=0.2, max_retries=0)
+    encoder = build(timeout_s=2, max_retries=0)
     proxy.rule = lambda _: fault
     with pytest.raises(EncoderUnavailableError, match=f"^openai: minilm at {re.escape(proxy.url)} {says}"):
         encoder.encode(TEXTS)
