@@ -51,8 +51,9 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path, capsys: pytest.Capture
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [0, 1, 2]
     assert steps[-1]["data"]["dra/effective_paths"] > 1
+    assert sorted(path.name for path in (out / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
-    assert "1 runs, 32 groups" in capsys.readouterr().out
+    assert "1 runs, 72 groups" in capsys.readouterr().out
 
 
 def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
