@@ -190,7 +190,7 @@ def test_a_group_without_scores_shows_no_diversity(tmp_path: Path) -> None:
         completion |= {"smi": 0.0, "weight": 1.0, "adjusted": completion["reward"]}
     path.write_text(json.dumps(group))
     (shown,) = report(tmp_path, run).groups("run", "training", 1)
-    assert shown["method"] == "not scored: raw rewards kept"
+    assert shown["scored"] is False
     assert all(c[3] is None and c[4] is None and c[2] == c[1] for c in shown["completions"])
 
 

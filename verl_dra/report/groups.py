@@ -56,6 +56,8 @@ class Group:
     similarity: np.ndarray | None = None
     """[n, n] cosines, in the order of the completions."""
     effective_paths: float | None = None
+    scored: bool = True
+    """False where it kept its raw rewards, as its scores were not there in time."""
     method: str = ""
     """How its rewards were adjusted; empty where nothing is known of it."""
 
@@ -178,7 +180,8 @@ def _recorded_group(line: dict[str, Any]) -> Group:
         line.get("ground_truth"),
         completions,
         effective_paths=line.get("effective_paths"),
-        method=method if scored else "not scored: raw rewards kept",
+        scored=scored,
+        method=method,
     )
     if (similarity := line.get("similarity")) is not None:
         group.similarity = np.array(similarity, dtype=np.float64)

@@ -19,8 +19,18 @@ from verl_dra.report.runs import Run
 
 _SHORT = 1000  # characters of a text, where whole ones are too much
 
-# Okabe and Ito's, which colour-blind eyes tell apart; without black and yellow, which no theme shows well.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#7F7F7F")
+# For light panels and for dark ones, of a contrast of 3 or more. The first ones and their order are Okabe and Ito's,
+# which colour-blind eyes tell apart.
+COLOURS = (
+    ("#0072B2", "#56B4E9"),
+    ("#B87700", "#E69F00"),
+    ("#00875F", "#2FBF8F"),
+    ("#B5588C", "#CC79A7"),
+    ("#D55E00", "#FF7F3F"),
+    ("#5470A8", "#9DB4D8"),
+    ("#7A7A00", "#C8C84A"),
+    ("#6E6E6E", "#A8A8A8"),
+)
 
 
 class Page(NamedTuple):
@@ -41,7 +51,7 @@ def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: 
     families = list(dict.fromkeys(run.family for run in runs))
     head: dict[str, Any] = {
         "runs": [{"name": run.name, "family": families.index(run.family)} for run in runs],
-        "families": [{"name": name, "colour": COLOURS[number % len(COLOURS)]} for number, name in enumerate(families)],
+        "families": [{"name": name, "colours": COLOURS[number % len(COLOURS)]} for number, name in enumerate(families)],
         "charts": charts(runs),
         "cluster_cosine": CLUSTER_COSINE,
     }
@@ -100,6 +110,7 @@ def _group(group: Group, characters: int | None) -> dict[str, Any]:
         "prompt": _cut(group.prompt, characters),
         "truth": group.ground_truth,
         "paths": _short(group.effective_paths),
+        "scored": group.scored,
         "method": group.method,
         # In the order of Completion's fields.
         "completions": [
