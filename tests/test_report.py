@@ -70,7 +70,7 @@ def test_curves_are_those_of_the_metrics(tmp_path: Path, two_runs: list[Path]) -
     assert page.chart("Training reward")["dra"] == ([0, 1, 2, 3, 4, 5, 6], [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8])
     assert page.chart("Validation accuracy")["grpo"] == ([0, 3, 6], [0.6, 0.7, 0.8])
     assert set(page.chart("Weights")) == {"dra mean", "dra least"}
-    assert page.links == ["data:,"], "the file asks the network for something"
+    assert page.links == ["data:,", "#browser"], "the file asks the network for something"
 
 
 def test_a_run_without_dra_shows_its_collapse_too(tmp_path: Path, two_runs: list[Path]) -> None:
