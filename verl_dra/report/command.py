@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make the report; returns the exit status."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        sys.stderr.write(
-            f"verl-dra report needs {' and '.join(missing)}; in verl_dra's checkout: pip install -e '.[train,report]'\n"
-        )
+        sys.stderr.write(f"verl-dra report needs {' and '.join(missing)}: pip install 'verl_dra[train,report]'\n")
         return 1
     from verl_dra.report import names
     from verl_dra.report.runs import ReportError, read_runs
