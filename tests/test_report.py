@@ -16,6 +16,8 @@ import torch
 from run_folders import PATHS, make_run
 
 from verl_dra.cli import main
+from verl_dra.embedding import EncoderUnavailableError
+from verl_dra.embedding.ngram import NgramEncoder
 
 
 @pytest.fixture
@@ -375,6 +377,17 @@ def test_an_encoder_that_can_t_be_had_here_is_refused(
     assert "dra.embedding of run can't be used here" in error
     assert said in error
     assert "give --encoder" in error
+
+
+def test_an_encoder_that_goes_away_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encode(*_: Any) -> None:
+        raise EncoderUnavailableError("the server does not answer")
+
+    monkeypatch.setattr(NgramEncoder, "encode", encode)
+    assert main(["report", str(make_run(tmp_path / "run", dra=False, steps=1))]) == 1
+    assert "the server does not answer; give another --encoder, or none" in capsys.readouterr().err
 
 
 def test_an_encoder_of_ones_own_is_named(tmp_path: Path) -> None:

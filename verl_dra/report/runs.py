@@ -75,7 +75,8 @@ def _split(argument: str) -> tuple[str, Path]:
     """Name ("" where none is given) and folder; the names of folders may hold equal signs, as Hydra's do."""
     name, equals, folder = argument.partition("=")
     named = bool(equals and name and folder) and not Path(argument).exists()
-    return (name, Path(folder).resolve()) if named else ("", Path(argument).resolve())
+    # The shell leaves a tilde after the equal sign to us.
+    return (name, Path(folder).expanduser().resolve()) if named else ("", Path(argument).resolve())
 
 
 def _read(folder: Path, name: str, common: Path) -> Run:
