@@ -86,8 +86,10 @@ submit --submission-id mine -- a=1 >again.txt 2>&1; echo "AGAIN $?"
 export VERL_PLATFORM=cpu
 submit --config-name=x a=1; echo "DONE $?"
 submit --submission-id stays --no-wait stay
+export RAY_AUTH_MODE=token
 ray job stop --address http://127.0.0.1:8265 stays; echo "STOP $?"
 ray job status --address http://127.0.0.1:8265 stays; echo "STATUS $?"
+unset RAY_AUTH_MODE
 RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --no-wait a=1; echo "NO WAIT $?"
 """,
         HEAD_AUTH_MODE="token",
