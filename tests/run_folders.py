@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import string
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 PATHS = (
     "add the tens and then the ones",
@@ -23,14 +25,27 @@ VOCABULARY = ["".join(_made_up.choices(string.ascii_lowercase, k=_made_up.randin
 FREQUENCY = list(accumulate(1 / (rank + 1) for rank in range(len(VOCABULARY))))
 
 
-def make_run(folder: Path, dra: bool = True, steps: int = 6, groups: int = 3, size: int = 8, words: int = 0) -> Path:
+def make_run(
+    folder: Path,
+    dra: bool = True,
+    steps: int = 6,
+    groups: int = 3,
+    size: int = 8,
+    words: int = 0,
+    overrides: Sequence[str] = (),
+) -> Path:
     """A run of `steps` steps; without DRA it collapses onto one path, and has no recorded groups."""
     rng = random.Random(0)
     (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "config.yaml").write_text(
-        f"dra:\n  enabled: {str(dra).lower()}\n  embedding:\n    encoder: ngram\n"
-        f"trainer:\n  validation_data_dir: {folder}/validation\n"
+    config = OmegaConf.create(
+        {
+            "dra": {"enabled": dra, "smi": "graph_cut", "embedding": {"encoder": "ngram"}},
+            "trainer": {"validation_data_dir": f"{folder}/validation"},
+        }
     )
+    config.merge_with_dotlist(list(overrides))
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     (folder / "validation").mkdir()
     lines = []
     for step in range(steps + 1):

@@ -70,6 +70,13 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     assert "OSError: broken" in done.stderr
 
 
+def test_a_log_that_can_t_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run" / "train.log").mkdir(parents=True)
+    done = run_quietly('    print("x" * 10**6)', tmp_path)
+    assert done.returncode == 1
+    assert "IsADirectoryError" in done.stderr
+
+
 def test_the_summary_sets_the_last_value_against_the_first() -> None:
     summary = Summary()
     summary.add(0, {"val-core/task/acc/mean@4": 0.5})

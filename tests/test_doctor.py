@@ -698,10 +698,13 @@ def test_train_asks_before_it_starts_anything(
     distribution(tmp_path, "hydra-core", "1.4.0")
     monkeypatch.syspath_prepend(tmp_path)
     overrides = [f"data.train_files={path}/1.parquet", f"data.val_files={path}/2.parquet"] if path else []
-    config = configured(*overrides)
+    # Of the recipe's ${hydra:runtime.output_dir}, which Ray's workers can't resolve, there is none here.
+    config = configured(*overrides, "trainer.validation_data_dir=${trainer.project_name}/validation")
     if not path:
         train(config, tmp_path / "out")
         assert started
+        plain = OmegaConf.to_container(config.trainer, resolve=False)["validation_data_dir"]
+        assert plain == "verl_dra/validation"
         assert "verl-dra: hydra-core: 1.4.0, not tested" in capsys.readouterr().out
         return
     with pytest.raises(ConfigError) as refusal:

@@ -169,6 +169,30 @@ def test_what_the_base_estimator_gives_without_dra_is_kept_where_it_is_wanted(ba
     torch.testing.assert_close(step.advantage_without, own[torch.arange(len(finals)), batch.mask[finals].argmax(dim=1)])
 
 
+def test_a_base_estimator_that_fails_on_raw_rewards_alone_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def second_time_only(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ZeroDivisionError("raw")
+        return original(*arguments)
+
+    original = estimator._base
+    monkeypatch.setattr(estimator, "_base", second_time_only)
+    batch = make_batch()
+    smi = torch.tensor([batch.smi[name] for name in batch.rows.names])
+    step = Step(batch.rows, smi, diversity_weights(smi), torch.ones(len(smi)).bool(), "grpo", "paper", compare=True)
+    with estimating(step):
+        verl_advantages(batch, "dra")
+    assert step.advantage is not None
+    assert step.advantage_without is None
+    assert step.compare_s > 0
+    assert "grpo has no advantages of the raw rewards: ZeroDivisionError('raw')" in caplog.text
+
+
 def verl_advantages_padding_apart(batch: Batch, name: str, rewards: torch.Tensor, **settings: Any) -> DataProto:
     """veRL's own advantages of the real rows, and zero for padding."""
     real = np.flatnonzero(~np.array(batch.padding))

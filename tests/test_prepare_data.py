@@ -474,6 +474,18 @@ def test_the_hub_is_read_at_one_commit(prepare: Prepare, tmp_path: Path, monkeyp
     assert "openai/gsm8k can't be loaded from the hub (TimeoutError: no answer); fetch it where" in err
 
 
+def test_the_front_pages_set_comes_from_the_hub(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(GSM8K))
+    monkeypatch.chdir(tmp_path)
+    status, _, err = prepare("gsm8k", "--out", "DATA")
+    assert (status, err) == (0, "")
+    assert {path.name for path in Path("DATA").iterdir()} == {"train.parquet", "test.parquet", "manifest.json"}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -1,18 +1,27 @@
-"""Every command of every README is executed: here, by a test or CI that is named here; or it is said not to be."""
+"""Every command of every README, in a block or in its prose, is executed: here, by a test or CI that is named here; or
+it is said not to be."""
 
 from __future__ import annotations
 
+import doctest
+import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import make_run
+from test_benchmarks import TABLES
 
 from verl_dra.cli import main
+from verl_dra.config import DRAConfig
 from verl_dra.main import check, composed
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +39,12 @@ EXECUTED_HERE = {
     "verl-dra simulate --plot group.png": "group.png",
     "verl-dra simulate --scene policy --plot policy.png": "policy.png",
     "verl-dra simulate --std population": None,
+    "verl-dra simulate --help": None,
 }
 """What each leaves behind."""
+
+RESOLVED_HERE = "pip install "
+"""Is resolved and not installed."""
 
 _SWEEP = "tests/slurm/test_sweep_on_slurm.py::"
 _TWO_POINTS = _SWEEP + "test_two_points_train_each_on_a_ray_cluster_of_its_own"
@@ -45,22 +58,33 @@ _JOB = "tests/stack/test_ray_job.py::test_a_submitted_job_trains"
 _OPEN_RS = "tests/stack/test_open_rs_trains.py::test_from_published_rows_to_trained_steps"
 _EVALUATE = "tests/test_evaluate.py::test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on"
 _IMAGE = "tests/test_docker.py::test_the_image_has_what_the_base_carried_at_the_same_versions"
+_SWEEPS = "tests/slurm/test_sweep_on_slurm.py::test_hydras_own_launcher_runs_the_trainer_on_a_node"
 _PREPARED = "tests/test_tiny_paths.py::test_intact_folder_is_reused_and_made_alike_elsewhere"
 
 EXECUTED_BY = {
     "make demo": _DEMO,
     "make test": ".ci/run::make test",
+    "make test-slow": ".ci/run::make test-slow",
+    ".venv/bin/python tests/benchmarks smi": ".ci/run::tests/benchmarks smi",
+    "python -m verl_dra.main": _DEMO,
+    "docker/install.sh .": _IMAGE,
     "verl-dra train data.train_files=train.parquet": _TRAINING,
     "verl-dra train --config-dir recipes/tiny_paths": _DEMO,
-    "verl-dra doctor OVERRIDES": "tests/test_doctor.py::test_a_recipe_is_composed_as_train_composes_it",
+    "verl-dra train --multirun hydra/launcher=dra_slurm": _SWEEPS,
+    "verl-dra doctor OVERRIDES": "tests/test_doctor.py::"
+    "test_the_command_shows_a_table_and_ends_with_1_where_something_failed",
+    "verl-dra doctor --address": "tests/stack/test_ray_nodes.py::"
+    "test_a_node_without_the_package_and_one_that_stands_still_are_named",
+    "verl-dra --help": "tests/test_docker.py::test_the_command_works_as_the_user",
+    "python launch/slurm/sweep.py": "tests/test_sweep.py::test_it_starts_from_a_checkout_too",
     "verl-dra sweep --out SWEEP": _TWO_POINTS,
     "verl-dra sweep --status SWEEP": _FAILED_POINTS,
     "verl-dra sweep --resubmit SWEEP": _FAILED_POINTS,
     "sbatch --nodes=2": _SBATCH,
     "launch/ray/submit.sh --address": _JOB,
-    "ray job": _JOB,
-    "verl-dra prepare-data gsm8k --out DATA": "tests/test_prepare_data.py::test_the_hub_is_read_at_one_commit",
-    "verl-dra prepare-data open_rs --out DATA": _OPEN_RS,
+    "ray job": "tests/stack/test_ray_job.py::test_a_job_gets_its_arguments_and_code_and_ends_as_it_does",
+    "verl-dra prepare-data gsm8k --out DATA": "tests/test_prepare_data.py::test_the_front_pages_set_comes_from_the_hub",
+    "verl-dra prepare-data open_rs --out": _OPEN_RS,
     "DATA_DIR=$PWD/DATA recipes/open_rs/dra_grpo.sh": _OPEN_RS,
     "verl-dra evaluate --model MODEL": _EVALUATE,
     "python recipes/tiny_paths/prepare.py": _PREPARED,
@@ -69,6 +93,7 @@ EXECUTED_BY = {
     "python recipes/tiny_paths/demo.py": _DEMO,
     "python recipes/tiny_paths/study": _STUDY,
     "verl-dra report outputs/tiny_paths/study": _STUDY,
+    "verl-dra report --text outputs/tiny_paths/sweep_": _MULTIRUN,
     "docker build": _IMAGE,
 }
 """By the command's first words, the longest that fit: the test that executes it, or what it is made of, for real."""
@@ -76,15 +101,26 @@ EXECUTED_BY = {
 NOT_EXECUTED = {
     "docker": "Docker engine",
     "NODE=": "Docker engine",
-    "mkdir -p work huggingface && sudo": "Docker engine",
+    "mkdir -p work": "Docker engine",
     "openssl rand -hex 32 > token && sudo": "Docker engine",
     "kubectl": "Kubernetes",
     "sky": "cloud",
+    "ray metrics launch-prometheus": "Prometheus",
+    "python -m verl.model_merger": "a checkpoint",
 }
 """What they need, which neither we nor CI have; the README that has them says that they were not run."""
 
-NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with")
+BY_HAND = ("make bench", *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"))
+"""Too long for CI; the page of benchmarks says so."""
+
+NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ")
 """How blocks begin that are no commands."""
+
+PROGRAMS = r"(pip|make|python|\.venv/bin/python|verl-dra|docker|docker/install\.sh|ray|launch/\S+|recipes/\S+\.sh) \S"
+"""How commands in prose begin."""
+
+NAMES = r"verl-dra \S+|ray (start|stop)"
+"""What is the name of a command, and none that one would type as it stands."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +136,21 @@ class Command:
 
 @cache
 def commands() -> list[Command]:
-    return [
-        Command(readme, text) for readme in READMES for block in blocks(readme.read_text()) for text in joined(block)
-    ]
+    found = []
+    for readme in READMES:
+        markdown = readme.read_text()
+        found += [Command(readme, text) for block in blocks(markdown) for text in joined(block)]
+        found += [Command(readme, text) for text in inline(markdown)]
+    return list(dict.fromkeys(found))
+
+
+def inline(markdown: str) -> Iterator[str]:
+    """Commands in the prose."""
+    prose = re.sub(r"^```.*?^```|^    .*?$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    for code in re.findall(r"`([^`]+)`", prose):
+        text = re.sub(r"\s+", " ", code)
+        if re.match(PROGRAMS, text) and (text.startswith("verl-dra --") or not re.fullmatch(NAMES, text)):
+            yield text
 
 
 def blocks(markdown: str) -> Iterator[list[str]]:
@@ -136,7 +184,7 @@ def joined(block: list[str]) -> Iterator[str]:
 
 def how(command: Command) -> str | None:
     """The longest entry of the tables that the command begins with."""
-    known = [*EXECUTED_HERE, *EXECUTED_BY, *NOT_EXECUTED]
+    known = [*EXECUTED_HERE, RESOLVED_HERE, *EXECUTED_BY, *NOT_EXECUTED, *BY_HAND]
     return max((entry for entry in known if command.text.startswith(entry)), key=len, default=None)
 
 
@@ -144,7 +192,9 @@ def test_every_command_is_executed_somewhere_or_said_not_to_be() -> None:
     unknown = [str(command) for command in commands() if how(command) is None]
     assert not unknown, "execute these in a test, and name it in EXECUTED_BY"
     used = {how(command) for command in commands()}
-    assert not {*EXECUTED_HERE, *EXECUTED_BY, *NOT_EXECUTED} - used, "these are in no README any more; remove them"
+    assert not {*EXECUTED_HERE, *EXECUTED_BY, *NOT_EXECUTED, *BY_HAND} - used, (
+        "these are in no README any more; remove them"
+    )
 
 
 @pytest.mark.parametrize("place", sorted(set(EXECUTED_BY.values())))
@@ -161,6 +211,10 @@ def test_a_command_works_as_it_stands(text: str, tmp_path: Path, monkeypatch: py
     assert program == "verl-dra"
     for i in [i for i, argument in enumerate(arguments) if argument == "RUN_DIR"]:
         arguments[i] = str(make_run(tmp_path / f"run{i}", steps=3))
+    if "--help" in arguments:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(arguments)
+        return
     assert main(arguments) == 0
     if left := EXECUTED_HERE[text]:
         assert (tmp_path / left).stat().st_size > 1000
@@ -190,6 +244,46 @@ def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkey
     assert config.dra.enabled
     if not {"OVERRIDES", "...", "ARGUMENTS"} & set(words):
         check(config)
+
+
+def test_what_is_to_be_installed_can_be_resolved(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "verl_dra", source / "verl_dra", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "launch"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    texts = {command.text for command in commands() if command.text.startswith(RESOLVED_HERE)}
+    assert len(texts) > 2
+    for text in sorted(texts):
+        dry = ["--dry-run", "--no-index", "--no-build-isolation", "--quiet"]
+        words = [sys.executable, "-m", *shlex.split(text), *dry]
+        done = subprocess.run(words, cwd=source, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}: {done.stderr[-1000:]}"
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_examples_give_what_they_say(readme: Path) -> None:
+    assert doctest.testfile(str(readme), module_relative=False).failed == 0
+
+
+def test_the_configuration_table_has_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `(dra\.\S+)` \| `(\S+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert dict(rows) == dict(settings_of(DRAConfig(), "dra"))
+
+
+def settings_of(group: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Keys and defaults of a group and those in it, as Hydra writes them."""
+    for field in fields(group):
+        value, key = getattr(group, field.name), f"{name}.{field.name}"
+        if is_dataclass(value):
+            yield from settings_of(value, key)
+        else:
+            yield key, value if isinstance(value, str) else json.dumps(value)
+
+
+def test_what_ci_leaves_to_hand_is_said_to_be() -> None:
+    assert "run by hand, as CI runs the table smi alone" in " ".join(
+        (ROOT / "tests" / "benchmarks" / "README.md").read_text().split()
+    )
 
 
 @pytest.mark.parametrize("entry", NOT_EXECUTED)

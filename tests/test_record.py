@@ -34,6 +34,10 @@ def group(text: str = "a text", step: int = 1, uid: str = "u") -> dict[str, Any]
     return recorded_group("a prompt", [text, text], numbers, np.eye(2), 4000, step=step, uid=uid)
 
 
+def put(writing: Recorder, step: int, groups: list[dict[str, Any]]) -> None:
+    writing.put(step, len(groups), lambda: groups)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
@@ -43,7 +47,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("records")
     writing = recorder(folder)
-    writing.put(7, [group(text), group("second")])
+    put(writing, 7, [group(text), group("second")])
     writing.close()
     first, second = read(folder / "7.jsonl")
     assert [c["text"] for c in first["completions"]] == [text, text]
@@ -91,7 +95,7 @@ def test_a_full_folder_keeps_first_and_last_and_steps_between(tmp_path: Path) ->
     writing = recorder(tmp_path, max_bytes=2**16)
     counts: Counter[str] = Counter()
     for step in range(1, 41):
-        writing.put(step, [group("x" * 1500, step) for _ in range(2)])
+        put(writing, step, [group("x" * 1500, step) for _ in range(2)])
         while counts["recorded"] < 2 * step:
             counts.update(writing.counts())
     writing.close()
@@ -121,7 +125,7 @@ def test_a_run_killed_in_mid_write_leaves_whole_files(tmp_path: Path) -> None:
     for path in files:
         assert [line["step"] for line in read(path)] == [int(path.stem)] * 5
     again = recorder(tmp_path)  # and goes on where it was
-    again.put(10**7, [group()])
+    put(again, 10**7, [group()])
     again.close()
     assert (tmp_path / f"{10**7}.jsonl").exists()
 
@@ -130,10 +134,24 @@ def test_a_disk_that_fails_is_counted_and_ends_nothing(tmp_path: Path, caplog: p
     (tmp_path / "file").write_text("no folder")
     writing = recorder(tmp_path / "file")
     for step in (1, 2):
-        writing.put(step, [group()] * 3)
+        put(writing, step, [group()] * 3)
     writing.close()
     assert writing.counts() == {"recorded": 0, "unrecorded": 6, "thinned": 0}
-    assert len([line for line in caplog.messages if "can't be recorded" in line]) == 1
+    assert len([line for line in caplog.messages if "is not recorded" in line]) == 1
+
+
+def test_what_can_t_be_made_is_counted_and_the_next_step_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> list[dict[str, Any]]:
+        raise OverflowError("no such token")
+
+    writing = recorder(tmp_path)
+    writing.put(1, 3, make)
+    put(writing, 2, [group()])
+    writing.close()
+    assert writing.counts() == {"recorded": 1, "unrecorded": 3, "thinned": 0}
+    assert "step 1 is not recorded: OverflowError('no such token')" in caplog.text
 
 
 def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +163,10 @@ def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", fsync)
     writing = recorder(tmp_path)
-    writing.put(0, [group()])
+    put(writing, 0, [group()])
     stuck.wait()
     for step in range(1, 10):
-        writing.put(step, [group()])
+        put(writing, step, [group()])
     assert writing.counts() == {"recorded": 0, "unrecorded": 5, "thinned": 0}
     let_go.set()
     writing.close()
@@ -173,7 +191,9 @@ def test_tensorboard_shows_the_groups(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(tmp_path))
-    trackers.show({"tensorboard": SimpleNamespace(writer=writer)}, 3, [group("one | *two*\n<b>three</b> \ud800")])
+    trackers.show(
+        {"tensorboard": SimpleNamespace(writer=writer)}, 3, lambda: [group("one | *two*\n<b>three</b> \ud800")]
+    )
     writer.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     (event,) = events.Tensors("dra/groups/text_summary")
@@ -190,7 +210,7 @@ def test_wandb_gets_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(project="test", dir=str(tmp_path))
-    trackers.show({"wandb": wandb}, 3, [group("a completion")])
+    trackers.show({"wandb": wandb}, 3, lambda: [group("a completion")])
     wandb.log({"other": 1.0}, step=3)  # as veRL does after it
     run.finish()
     (table,) = tmp_path.rglob("*.table.json")
@@ -204,5 +224,5 @@ def test_a_tracker_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> 
     def add_text(*_: Any) -> None:
         raise OSError("disk full")
 
-    trackers.show({"tensorboard": SimpleNamespace(writer=SimpleNamespace(add_text=add_text))}, 1, [group()])
+    trackers.show({"tensorboard": SimpleNamespace(writer=SimpleNamespace(add_text=add_text))}, 1, lambda: [group()])
     assert "tensorboard did not take dra/groups of step 1: disk full" in caplog.text

@@ -16,6 +16,8 @@ import torch
 from run_folders import PATHS, make_run
 
 from verl_dra.cli import main
+from verl_dra.embedding import EncoderUnavailableError
+from verl_dra.embedding.ngram import NgramEncoder
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_curves_are_those_of_the_metrics(tmp_path: Path, two_runs: list[Path]) -
     assert page.chart("Training reward")["dra"] == ([0, 1, 2, 3, 4, 5, 6], [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8])
     assert page.chart("Validation accuracy")["grpo"] == ([0, 3, 6], [0.6, 0.7, 0.8])
     assert set(page.chart("Weights")) == {"dra mean", "dra least"}
-    assert page.links == ["data:,"], "the file asks the network for something"
+    assert page.links == ["data:,", "#browser"], "the file asks the network for something"
 
 
 def test_a_run_without_dra_shows_its_collapse_too(tmp_path: Path, two_runs: list[Path]) -> None:
@@ -149,6 +151,76 @@ def test_samples_without_a_score_are_left_out_and_said(tmp_path: Path, two_runs:
     assert any(note.startswith("2 lines of records could not be read") for note in page.data["notes"])
 
 
+@pytest.mark.parametrize(
+    "torn",
+    [
+        {"completions": [{"text": "no reward"}]},
+        {"completions": [{"text": "a text", "reward": None}]},
+        {"completions": [{"text": 7, "reward": 1.0}]},
+        {"similarity": [[1.0]]},
+        {"prompt": None},
+    ],
+    ids=str,
+)
+def test_records_that_can_t_be_shown_are_counted(torn: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=2)
+    path = run / "groups" / "1.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{json.dumps({**json.loads(first), **torn})}\n{second}\n")
+    page = report(tmp_path, run)
+    assert len(page.groups("run", "training", 1)) == 1
+    assert "1 lines of records could not be read and are left out." in page.data["notes"]
+
+
+def test_a_record_without_similarity_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    group = json.loads(path.read_text())
+    del group["similarity"], group["effective_paths"]
+    path.write_text(json.dumps(group))
+    (shown,) = report(tmp_path, run).groups("run", "training", 1)
+    assert shown["similarity"] is None
+    assert len(shown["completions"]) == 8
+    assert shown["method"] == "SMI graph_cut, weight inverse, over grpo"
+
+
+def test_a_group_without_scores_shows_no_diversity(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    group = {**json.loads(path.read_text()), "scored": False, "similarity": None, "effective_paths": None}
+    for completion in group["completions"]:
+        completion |= {"smi": 0.0, "weight": 1.0, "adjusted": completion["reward"]}
+    path.write_text(json.dumps(group))
+    (shown,) = report(tmp_path, run).groups("run", "training", 1)
+    assert shown["scored"] is False
+    assert all(c[3] is None and c[4] is None and c[2] == c[1] for c in shown["completions"])
+
+
+def test_single_completions_of_validation_are_not_called_collapse(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "greedy", size=1), make_run(tmp_path / "sampled")]
+    page = report(tmp_path, *runs)
+    assert set(page.chart("Different ways to answer")) == {"sampled"}
+    (note,) = [note for note in page.data["notes"] if note.startswith("'Different ways to answer' leaves out greedy:")]
+    assert "trainer.validation_data_dir, actor_rollout_ref.rollout.val_kwargs.n, .do_sample and .temperature" in note
+    assert page.groups("greedy", "validation", 0)[0]["paths"] is None
+
+
+def test_long_validation_texts_are_embedded_whole_and_shown_short(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    half = "one and the same beginning " * 100
+    samples = [
+        {"input": "Why?", "output": f"{half}{middle * 1000}{half}", "gts": None, "score": 1.0}
+        for middle in ("left ", "right")
+    ]
+    (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
+    (group,) = report(tmp_path, run).groups("run", "validation", 0)
+    texts = {completion[0] for completion in group["completions"]}
+    (text,) = texts  # their ends alone are equal
+    assert len(text) < 4100
+    assert "[... 6400 characters left out ...]" in text
+    assert group["similarity"][0][1] < 0.9
+
+
 def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dra=False)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -167,18 +239,86 @@ def test_seeds_of_a_family_have_one_colour(tmp_path: Path) -> None:
     assert [run["family"] for run in data["runs"]] == [0, 0, 1, 1]
 
 
+def test_long_texts_are_cut_before_steps_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=10, groups=4, words=2000)
+    page = report(tmp_path, "--max-mb", "3", run)
+    (steps,) = [part["steps"] for part in page.data["shown"] if part["kind"] == "training"]
+    assert steps == list(range(1, 11))
+    texts = [c[0] for group in page.groups("run", "training", 5) for c in group["completions"]]
+    assert all(len(text) < 1030 and "[... left out ...]" in text for text in texts)
+    assert "To keep this file small: texts cut to 1000 characters." in page.data["notes"]
+    assert ", texts cut to 1000 characters for --max-mb=3" in capsys.readouterr().out
+
+
 def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path / "run", steps=40, groups=6, words=2000)
-    page = report(tmp_path, "--max-mb", "4", run)
-    assert (tmp_path / "report.html").stat().st_size < 4e6
+    run = make_run(tmp_path / "run", steps=40, groups=6, words=200)
+    page = report(tmp_path, "--max-mb", "2.2", run)
+    assert (tmp_path / "report.html").stat().st_size < 2.2e6
     (steps,) = [part["steps"] for part in page.data["shown"] if part["kind"] == "training"]
     assert steps[0] == 1
     assert steps[-1] == 40
     assert 2 < len(steps) < 40
     (note,) = [note for note in page.data["notes"] if "left out" in note]
-    left_out = re.match(r"The groups of (\d+) steps are left out", note)
+    left_out = re.search(r"the groups of (\d+) steps left out", note)
     assert left_out
-    assert f"those of {left_out[1]} steps left out for --max-mb=4" in capsys.readouterr().out
+    assert f"{left_out[0]} for --max-mb=2.2" in capsys.readouterr().out
+
+
+def names(tmp_path: Path, *arguments: str | Path) -> list[tuple[str, str]]:
+    """Name and family of each run of a report."""
+    data = report(tmp_path, "--encoder", "none", *arguments).data
+    return [(run["name"], data["families"][run["family"]]["name"]) for run in data["runs"]]
+
+
+def test_dated_folders_are_called_by_the_overrides_in_which_they_differ(tmp_path: Path) -> None:
+    day = tmp_path / "outputs" / "2026-01-31"
+    shared = "actor_rollout_ref.rollout.n=8"
+    runs = [
+        make_run(day / "10-00-00", steps=1, overrides=[shared, "dra.enabled=False", "data.seed=1"]),
+        make_run(day / "11-30-00", steps=1, overrides=[shared]),
+    ]
+    assert names(tmp_path, *runs) == [("dra.enabled=False",) * 2, ("dra.enabled=True",) * 2]
+
+
+def test_seeds_of_one_arm_are_one_family_called_by_their_folder(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "study" / "grpo" / seed, steps=1, overrides=[f"data.seed={seed}"]) for seed in ("0", "1")
+    ]
+    assert names(tmp_path, *runs) == [("grpo/0", "grpo"), ("grpo/1", "grpo")]
+
+
+def test_points_of_grids_are_no_seeds(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / grid / str(at), steps=1, overrides=[f"dra.smi={smi}", f"data.seed={seed}"])
+        for grid in ("first", "second")
+        for at, (smi, seed) in enumerate((smi, seed) for smi in ("graph_cut", "log_det") for seed in (1, 2))
+    ]
+    assert names(tmp_path, *runs) == [
+        (f"{grid} dra.smi={smi}/{at}", f"{grid} dra.smi={smi}")
+        for grid in ("first", "second")
+        for at, smi in enumerate(("graph_cut", "graph_cut", "log_det", "log_det"))
+    ]
+
+
+def test_runs_can_be_named(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "10-00-00", steps=1)
+    odd = make_run(tmp_path / "dra.smi=log_det", steps=1)
+    assert names(tmp_path, f"baseline/0={plain}", f"ours={odd}") == [("baseline/0", "baseline"), ("ours", "ours")]
+    assert names(tmp_path, odd) == [("dra.smi=log_det",) * 2]
+
+
+def test_validation_sets_have_a_dash_each_the_same_in_every_run(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, dra=False, steps=1) for name in ("both", "one")]
+    for run, sets in zip(runs, (("math", "gsm8k"), ("math",)), strict=True):
+        data = {f"val-core/{name}/acc/mean@8": 0.5 for name in sets}
+        (run / "metrics.jsonl").write_text(json.dumps({"step": 0, "data": data}) + "\n")
+    (chart,) = report(tmp_path, *runs).data["charts"][-1:]
+    assert chart["title"] == "Validation accuracy"
+    assert {(s["run"], s["name"], s["dash"]) for s in chart["series"]} == {
+        (0, "gsm8k", 0),
+        (0, "math", 1),
+        (1, "math", 1),
+    }
 
 
 def test_texts_can_hold_anything(tmp_path: Path) -> None:
@@ -198,6 +338,63 @@ def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture
     assert re.search(r"^grpo +█\S+▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
     assert "grpo, validation, step 6: the group of fewest effective paths (1.00)" in shown
     assert re.search(rf"^A +{PATHS[0]} +1 +7.00 ", shown, re.MULTILINE)
+
+
+def test_texts_can_t_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    group = json.loads(path.read_text())
+    group["prompt"] = "\x1b[2J\ud800 \u202ewhy\n\n" + "long" * 100
+    group["completions"][0]["text"] = "x" * 1000
+    path.write_text(json.dumps(group))
+    assert main(["report", "--text", "--encoder", "none", str(run)]) == 0
+    shown = capfd.readouterr().out
+    assert "\n\ufffd[2J\ufffd \ufffdwhy longlong" in shown
+    assert f"{'x' * 60} ..." in shown
+
+
+def test_a_config_that_is_torn_is_passed_over_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    (run / ".hydra" / "config.yaml").write_text("dra: {embedding: {enco")
+    page = report(tmp_path, "--encoder", "ngram", run)
+    assert page.data["notes"][0] == f"{run}/.hydra/config.yaml can't be read and is left out."
+    assert page.groups("run", "validation", 0)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dra.embedding.no_such_key=1", "no_such_key"),
+        ("dra.embedding.base_url=${oc.env:NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE"),
+    ],
+)
+def test_an_encoder_that_can_t_be_had_here_is_refused(
+    override: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1, overrides=[override])
+    assert main(["report", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert "dra.embedding of run can't be used here" in error
+    assert said in error
+    assert "give --encoder" in error
+
+
+def test_an_encoder_that_goes_away_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encode(*_: Any) -> None:
+        raise EncoderUnavailableError("the server does not answer")
+
+    monkeypatch.setattr(NgramEncoder, "encode", encode)
+    assert main(["report", str(make_run(tmp_path / "run", dra=False, steps=1))]) == 1
+    assert "the server does not answer; give another --encoder, or none" in capsys.readouterr().err
+
+
+def test_an_encoder_of_ones_own_is_named(tmp_path: Path) -> None:
+    own = "dra.embedding.encoder=fake_encoders:ConfiguredEncoder"
+    run = make_run(tmp_path / "run", dra=False, steps=1, overrides=[own])
+    notes = report(tmp_path, run).data["notes"]
+    assert notes[0].startswith("Validation groups are measured by the report with fake_encoders:ConfiguredEncoder, ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +107,9 @@ def test_a_run_can_be_taken_out_of_the_curves(browser: Browser, report: Path) ->
 def test_it_is_used_by_keyboard(browser: Browser, report: Path) -> None:
     browser.open(report)
     assert browser.step == "6"
-    assert browser.texts("#part option:checked") == ["grpo, validation"]
+    assert browser.texts("#part option:checked") == ["dra, training"], "it opens on the last run's last step"
+    browser.press("r")
+    browser.wait(lambda: browser.texts("#part option:checked") == ["grpo, validation"])
     browser.press(Keys.ARROW_LEFT)
     browser.wait(lambda: browser.step == "3")
     browser.press("r")
@@ -131,6 +135,73 @@ def test_it_is_used_by_keyboard(browser: Browser, report: Path) -> None:
     assert browser.texts("#found") == ["3 of 3 groups"]
 
 
+def test_a_group_that_is_chosen_keeps_the_focus(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.js("document.querySelectorAll('#list button')[1].focus()")
+    browser.press(Keys.ENTER)
+    current = "return document.activeElement.getAttribute('aria-current') + document.activeElement.innerText"
+    assert browser.js(current).startswith("trueWhat is 1 + 6?")
+    browser.press("j")
+    assert browser.js(current).startswith("trueWhat is 2 + 6?")
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    pictures = browser.driver.find_elements(By.CSS_SELECTOR, ".plot")
+    assert {picture.aria_role for picture in pictures} <= {"img", "image"}
+    names = [picture.accessible_name for picture in pictures]
+    assert "Curves of Training reward: grpo from 0.5 to 0.8; dra from 0.5 to 0.8" in names
+    assert any(name.startswith("Similarity of 8 completions, in ") for name in names)
+    for scrolled in ("prompt", "completion pre"):
+        assert browser.js("return document.querySelector('.' + arguments[0]).tabIndex", scrolled) == 0
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's, of two colours as CSS says them."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_runs_bars_and_clusters_have_colours_of_their_own_that_can_be_seen(
+    browser: Browser, tmp_path: Path, dark: bool
+) -> None:
+    runs = [make_run(tmp_path / name, steps=1) for name in "abcdefgh"]
+    assert main(["report", "--out", str(tmp_path / "report.html"), "--encoder", "none", *map(str, runs)]) == 0
+    browser.open(tmp_path / "report.html", dark=dark)
+    computed = "return [...document.querySelectorAll(arguments[0])].map(e => getComputedStyle(e)[arguments[1]])"
+    of_runs = browser.js(computed, "#families i", "backgroundColor")
+    of_clusters = set(browser.js(computed, ".completion", "borderTopColor"))
+    (panel,) = set(browser.js(computed, "figure", "backgroundColor"))
+    browser.drawn("bars")
+    bars = browser.js("return [...document.querySelectorAll('#bars .point path')].map(e => getComputedStyle(e).fill)")
+    assert len(set(of_runs)) == 8
+    assert len(set(bars)) == 2
+    assert len({*of_runs, *of_clusters, *bars}) == 8 + len(of_clusters) + 2
+    for colour in (*of_runs, *of_clusters, *bars):
+        assert contrast(colour, panel) >= 3, colour
+
+
+def test_validation_sets_are_told_apart_in_a_legend(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    data = {f"val-core/{name}/acc/mean@8": 0.5 for name in "abcd"}
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 0, "data": data}) + "\n")
+    assert main(["report", "--out", str(tmp_path / "report.html"), "--encoder", "none", str(run)]) == 0
+    browser.open(tmp_path / "report.html")
+    browser.drawn("chart-0")
+    dashes = browser.js(
+        "return document.getElementById('chart-0').data.filter(t => t.showlegend !== false)"
+        ".map(t => [t.name, t.line.dash])"
+    )
+    assert dashes == [["a", "solid"], ["b", "dot"], ["c", "dash"], ["d", "dashdot"]]
+
+
 def test_each_control_can_be_reached_and_has_a_name(browser: Browser, report: Path) -> None:
     browser.open(report)
     for control in browser.driver.find_elements(By.CSS_SELECTOR, "button, select, input"):
@@ -146,8 +217,7 @@ def test_each_control_can_be_reached_and_has_a_name(browser: Browser, report: Pa
 
 def test_a_group_shows_its_similarity_its_advantages_and_its_texts(browser: Browser, report: Path) -> None:
     browser.open(report)
-    browser.press("r", "r")
-    browser.wait(lambda: browser.texts("#found") == ["3 of 3 groups"])
+    assert browser.texts("#group > .faint") == ["SMI graph_cut, weight inverse, over grpo"]
     (heat,) = browser.drawn("heat")
     assert len(heat["z"]) == 8
     without, with_dra = browser.drawn("bars")
@@ -159,9 +229,23 @@ def test_a_group_shows_its_similarity_its_advantages_and_its_texts(browser: Brow
     assert browser.js("return [...document.querySelectorAll('.completion')].pop().classList.contains('seen')")
 
 
+def test_a_group_without_scores_says_so(browser: Browser, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    group = {**json.loads(path.read_text()), "scored": False, "similarity": None, "effective_paths": None}
+    path.write_text(json.dumps(group))
+    assert main(["report", "--out", str(tmp_path / "report.html"), str(run)]) == 0
+    browser.open(tmp_path / "report.html")
+    assert browser.texts("#group > .faint")[0].startswith("not scored: raw rewards kept")
+    assert browser.texts("#list .faint")[0].endswith("rewarded, not scored")
+    assert browser.drawn("bars")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, dark: bool, tmp_path: Path) -> None:
     browser.open(report, width=390, height=800, dark=dark)
+    browser.driver.find_element(By.LINK_TEXT, "Groups").click()
+    browser.wait(lambda: browser.js("return document.getElementById('browser').getBoundingClientRect().top") < 800)
     browser.drawn("heat")
     assert browser.js("return document.documentElement.scrollWidth") == 390
     paper, ink = browser.js("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")

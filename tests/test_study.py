@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -18,8 +19,8 @@ sys.path.append(str(RECIPES))
 
 from tiny_paths.demo import command  # noqa: E402
 from tiny_paths.study import train  # noqa: E402
-from tiny_paths.study.arms import ARMS  # noqa: E402
-from tiny_paths.study.report import report  # noqa: E402
+from tiny_paths.study.arms import ARMS, MAIN  # noqa: E402
+from tiny_paths.study.report import merged, report, table  # noqa: E402
 
 COLUMN = "Write 8 below 7, the column adds to 15, carry 1: 45."
 ROUNDING = "Round 8 up to 10 for 47, then take the extra 2 back: 45."
@@ -77,6 +78,23 @@ def test_runs_of_another_machine_stay_in_the_results(tmp_path: Path, capsys: pyt
     assert "| GRPO | 1 | 100 | 1.000 | 1.000 | 0.693 | 2.000 |" in shown
     assert "| DRA-GRPO | 1 | 100 | 0.750 |" in shown
     assert "| grpo_slow | 1 | 100 | 0.250 |" in shown
+
+
+def test_the_start_is_shown_with_its_spread_over_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_run(tmp_path, "grpo", right=16)
+    finished_run(tmp_path, "dra_grpo", right=16)
+    start = tmp_path / "dra_grpo" / "0" / "validation" / "0.jsonl"
+    samples = [{**json.loads(line), "acc": 1.0} for line in start.read_text().splitlines()]
+    start.write_text("\n".join(map(json.dumps, samples)))
+    report(tmp_path, tmp_path)
+    assert "| before RL | 2 | 0 | 0.750 ± 0.354 |" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_that_of_the_results() -> None:
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for run in merged(RECIPES / "tiny_paths" / "study" / "results.json", []):
+        by_arm.setdefault(run["arm"], []).append(run)
+    assert table(list(MAIN), by_arm) in (RECIPES / "tiny_paths" / "README.md").read_text()
 
 
 def test_a_run_that_was_measured_again_replaces_its_result(tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: p
     assert not (tmp_path / "out").exists()
 
 
+def test_it_starts_from_a_checkout_too(tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "launch" / "slurm" / "sweep.py")]
+    done = subprocess.run(
+        [*program, "--status", str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path}/sweep.json can't be read as a sweep" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

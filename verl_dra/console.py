@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _PREFIX = "verl-dra: "
 _TAIL_LINES = 40
@@ -33,12 +34,13 @@ def quiet(log: Path) -> Iterator[None]:
     When the body fails, the end of the log is shown.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    file = log.open("ab", buffering=0)  # before anything is redirected, so that a failure is seen
     read_end, write_end = os.pipe()
     shown = os.dup(1)
     saved = [os.dup(1), os.dup(2)]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     done = threading.Event()
-    reader = threading.Thread(target=_copy, args=(read_end, log, shown, tail, done), daemon=True)
+    reader = threading.Thread(target=_copy, args=(read_end, file, shown, tail, done), daemon=True)
     _redirect(write_end, write_end)
     os.close(write_end)
     reader.start()
@@ -82,13 +84,13 @@ def _redirect(out: int, err: int) -> None:
     os.dup2(err, 2)
 
 
-def _copy(read_end: int, log: Path, shown: int, tail: deque[str], done: threading.Event) -> None:
+def _copy(read_end: int, log: BinaryIO, shown: int, tail: deque[str], done: threading.Event) -> None:
     """Copy lines until the pipe ends, or `done` and a second of silence.
 
     Ray's daemons may hold the pipe open, and Ray forwards its workers' last lines late.
     """
     rest = b""
-    with log.open("ab", buffering=0) as file:
+    with log:
         while True:
             if not select.select([read_end], [], [], _SILENCE_S)[0]:
                 if done.is_set():
@@ -98,7 +100,7 @@ def _copy(read_end: int, log: Path, shown: int, tail: deque[str], done: threadin
             if not data:
                 return
             with suppress(OSError):  # a full disk, or nobody reading, must not stop what writes to the pipe
-                file.write(data)
+                log.write(data)
             *lines, rest = (rest + data).split(b"\n")
             for raw in lines:
                 line = raw.decode("utf-8", "replace")

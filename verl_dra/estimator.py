@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +19,8 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from verl_dra.algorithm import NegativeRewards, adjust_rewards
 from verl_dra.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 NAME = "dra"
 
@@ -43,7 +47,9 @@ class Step:
     compare: bool = False
     """Whether `advantage_without` is wanted."""
     advantage_without: Tensor | None = None
-    """[n] what the base estimator gives there for the raw rewards."""
+    """[n] what the base estimator gives there for the raw rewards; None where it fails."""
+    compare_s: float = 0.0
+    """Seconds that it took."""
 
 
 _current: ContextVar[Step | None] = ContextVar("dra_step", default=None)
@@ -88,7 +94,12 @@ def compute_dra_advantage(
     uids, mask = index[real], response_mask[real]
     first = torch.arange(len(real)), mask.argmax(dim=1)
     if step.compare:
-        step.advantage_without = _base(step, token_level_rewards[real].clone(), mask, uids, config)[0][first]
+        started = time.perf_counter()
+        try:
+            step.advantage_without = _base(step, token_level_rewards[real].clone(), mask, uids, config)[0][first]
+        except Exception as error:  # any estimator's; what is only recorded must not end the run
+            logger.warning("%s has no advantages of the raw rewards: %r", step.base_estimator, error)
+        step.compare_s = time.perf_counter() - started
     of_real, returns_of_real = _base(step, _adjusted(step, token_level_rewards[real], mask), mask, uids, config)
     step.advantage = of_real[first]
     per_session = token_level_rewards.new_zeros(len(step.rows.final))

@@ -57,6 +57,7 @@ def train(config: DictConfig, output: Path) -> None:
         say(warning)
     if dra.record.every_n_steps and not dra.enabled:
         say("dra.record has no effect with dra.enabled=False; trainer.validation_data_dir keeps what `report` shows")
+    OmegaConf.resolve(config.trainer)  # here, as Ray's workers know no ${hydra:runtime.output_dir}
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:

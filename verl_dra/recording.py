@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+import torch
 import transfer_queue as tq
 from torch import Tensor
 
@@ -14,24 +18,44 @@ from verl_dra.scorer.pool import StepScores
 from verl_dra.text import completion_text
 
 
-def groups_of_batch(
-    batch: Any, number: int, uids: list[str], step: Step, scores: StepScores, dra: DRAConfig, tokenizer: Any
-) -> list[dict[str, Any]]:
-    """The groups `uids` of a batch as they are recorded.
+@dataclass(frozen=True)
+class FetchedGroup:
+    """A group of a batch whose texts are tokens still: a step fetches it, and need not wait until it is decoded."""
+
+    prompt: Tensor
+    responses: Sequence[Tensor]
+    numbers: Mapping[str, Sequence[Any]]
+    similarity: np.ndarray | None
+    about: Mapping[str, Any]
+
+    def record(self, tokenizer: Any, max_characters: int) -> dict[str, Any]:
+        """The group as `recorded_group` has it."""
+        return recorded_group(
+            completion_text(tokenizer, self.prompt),
+            [completion_text(tokenizer, response) for response in self.responses],
+            self.numbers,
+            self.similarity,
+            max_characters,
+            **self.about,
+        )
+
+
+def fetched_groups(
+    batch: Any, number: int, uids: Sequence[str], step: Step, scores: StepScores, dra: DRAConfig
+) -> list[FetchedGroup]:
+    """The groups `uids` of a batch.
 
     Args:
         batch: veRL's batch, whose rows are still in TransferQueue.
         number: the training step.
         uids: groups of it.
-        step: what the estimator made of it, `advantage_without` included.
+        step: what the estimator made of it.
         scores: what the scorers said, with the similarities of those groups.
         dra: the group `dra` of the configuration.
-        tokenizer: decodes the prompts and the completions.
     """
     assert step.raw is not None
     assert step.adjusted is not None
     assert step.advantage is not None
-    assert step.advantage_without is not None
     places: dict[str, list[int]] = {uid: [] for uid in uids}
     for place, name in enumerate(step.rows.names):
         if name.uid in places:
@@ -44,38 +68,41 @@ def groups_of_batch(
     )
     fetched = {place: at for at, place in enumerate(order)}
     prompts, responses = list(data["prompts"].unbind()), list(data["responses"].unbind())
-    reward_models = data.pop("reward_model").tolist()
+    reward_models = data.pop("reward_model", None)
+    truths = [{} for _ in order] if reward_models is None else reward_models.tolist()
+    without = step.advantage_without
     columns: dict[str, Tensor] = {
         "reward": step.raw,
         "adjusted": step.adjusted,
         "smi": step.smi,
         "weight": step.weights,
         "advantage": step.advantage,
-        "advantage_without": step.advantage_without,
+        "advantage_without": torch.full_like(step.advantage, torch.nan) if without is None else without,
     }
     groups = []
     for uid, of_group in places.items():
         first, shown = fetched[of_group[0]], scores.shown.get(uid)
-        truth = reward_models[first].get("ground_truth")
+        truth = truths[first].get("ground_truth")
         groups.append(
-            recorded_group(
-                completion_text(tokenizer, prompts[first]),
-                [completion_text(tokenizer, responses[fetched[place]]) for place in of_group],
+            FetchedGroup(
+                prompts[first],
+                [responses[fetched[place]] for place in of_group],
                 {
                     "session": [step.rows.names[place].session_id for place in of_group],
                     **{name: column[of_group].tolist() for name, column in columns.items()},
                     "duplicate": scores.duplicate[of_group].tolist(),
                 },
                 None if shown is None else shown.similarity,
-                dra.record.max_characters,
-                step=number,
-                uid=uid,
-                ground_truth=None if truth is None else str(truth),
-                smi=dra.smi,
-                weight=dra.weight,
-                base_estimator=cast(str, dra.base_estimator),
-                scored=shown is not None,
-                effective_paths=None if shown is None else shown.effective_paths,
+                {
+                    "step": number,
+                    "uid": uid,
+                    "ground_truth": None if truth is None else str(truth),
+                    "smi": dra.smi,
+                    "weight": dra.weight,
+                    "base_estimator": cast(str, dra.base_estimator),
+                    "scored": shown is not None,
+                    "effective_paths": None if shown is None else shown.effective_paths,
+                },
             )
         )
     return groups

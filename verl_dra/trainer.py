@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
 from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.record import Recorder, trackers
-from verl_dra.recording import groups_of_batch
+from verl_dra.recording import FetchedGroup, fetched_groups
 from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import replica_count
@@ -121,6 +121,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             if self._recorder is not None:
                 with marked_timer("dra_record", self.timing_raw):
                     self._record(batch, sampled, step, scores)
+                self.timing_raw["dra_record"] += step.compare_s
                 counts = record_metrics(self._recorder.counts())
                 self._counts.update(counts)
                 metrics.update(counts)
@@ -139,9 +140,16 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             assert self._recorder is not None
             if not sampled:
                 return
-            groups = groups_of_batch(batch, self.global_steps, sampled, step, scores, self._dra, self.tokenizer)
-            self._recorder.put(self.global_steps, groups)
-            trackers.show(self.logger.logger, self.global_steps, groups)
+            try:
+                groups = fetched_groups(batch, self.global_steps, sampled, step, scores, self._dra)
+            except Exception as error:  # whatever it is: a record must not end the run
+                self._recorder.drop(self.global_steps, len(sampled), repr(error))
+                return
+            decode = partial(_records, self.tokenizer)
+            most = self._dra.record.max_characters
+            self._recorder.put(self.global_steps, len(groups), partial(decode, groups, most))
+            shown = groups[: trackers.GROUPS]
+            trackers.show(self.logger.logger, self.global_steps, partial(decode, shown, min(trackers.CHARACTERS, most)))
 
         def close_records(self) -> None:
             """Write what of the records is not written yet; for the end of the run."""
@@ -189,6 +197,10 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
     DRATrainer.__name__ = DRATrainer.__qualname__ = f"DRA{base.__name__}"
     return DRATrainer
+
+
+def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int) -> list[dict[str, Any]]:
+    return [group.record(tokenizer, max_characters) for group in groups]
 
 
 def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:

@@ -51,8 +51,9 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path, capsys: pytest.Capture
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [0, 1, 2]
     assert steps[-1]["data"]["dra/effective_paths"] > 1
+    assert sorted(path.name for path in (out / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
-    assert "1 runs, 32 groups" in capsys.readouterr().out
+    assert "1 runs, 72 groups" in capsys.readouterr().out
 
 
 def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
@@ -64,13 +65,14 @@ def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
     assert f"the run failed; above are the last lines of its log {tmp_path}/out/train.log" in shown
 
 
-def test_a_sweep_trains_every_point(tmp_path: Path) -> None:
+def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, shown = demo(
         tmp_path,
         "--multirun",
         f"hydra.sweep.dir={tmp_path}/sweep",
         "dra.smi=graph_cut,clusters",
         "actor_rollout_ref.rollout.n=4",
+        "reward.custom_reward_function.reward_kwargs.wrong=-0.5",
         "trainer.total_training_steps=1",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
@@ -79,9 +81,15 @@ def test_a_sweep_trains_every_point(tmp_path: Path) -> None:
     smi = []
     for point in ("0", "1"):
         (line,) = (tmp_path / "sweep" / point / "metrics.jsonl").read_text().splitlines()
-        smi.append(json.loads(line)["data"]["dra/smi/mean"])
+        data = json.loads(line)["data"]
+        smi.append(data["dra/smi/mean"])
+        assert data["critic/score/min"] == -0.5
     # Sums of cosines, and numbers of siblings in the same cluster.
     assert 0 < smi[1] < smi[0] < 3
+    assert main(["report", "--text", *(str(tmp_path / "sweep" / point) for point in ("0", "1"))]) == 0
+    shown = capsys.readouterr().out
+    assert "dra.smi=graph_cut" in shown
+    assert "dra.smi=clusters" in shown
 
 
 def test_the_study_trains_measures_and_goes_on(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ STAND_IN = """#!/usr/bin/env python
 import json, os, sys
 files = sorted(os.path.relpath(os.path.join(f, n)) for f, _, names in os.walk(".") for n in names)
 print("GIVEN", json.dumps([sys.argv[1:], files, os.environ.get("VERL_PLATFORM")]))
+if "stay" in sys.argv:
+    import time
+    time.sleep(600)
 sys.exit(next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("exit=")), 0))
 """
 ODD = [
@@ -82,6 +85,11 @@ submit --submission-id mine -- {words} exit=7; echo "FAILED $?"
 submit --submission-id mine -- a=1 >again.txt 2>&1; echo "AGAIN $?"
 export VERL_PLATFORM=cpu
 submit --config-name=x a=1; echo "DONE $?"
+submit --submission-id stays --no-wait stay
+export RAY_AUTH_MODE=token
+ray job stop --address http://127.0.0.1:8265 stays; echo "STOP $?"
+ray job status --address http://127.0.0.1:8265 stays; echo "STATUS $?"
+unset RAY_AUTH_MODE
 RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --no-wait a=1; echo "NO WAIT $?"
 """,
         HEAD_AUTH_MODE="token",
@@ -102,10 +110,12 @@ RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --n
     assert [one[0] for one in given[1:3]] == [["doctor", "--config-name=x", "a=1"], ["train", "--config-name=x", "a=1"]]
     assert given[1][2] == "cpu"
     assert "DONE 0\n" in rest
+    status = rest.partition("STOP 0\n")[2].partition("STATUS 0\n")[0]
+    assert "stopped" in status.lower(), rest
     assert "NO WAIT 0\n" in rest
     ids = [line.split()[2] for line in rest.splitlines() if line.startswith("submit.sh: submitted ")]
     assert ids[0] == "mine"
-    assert len(set(ids)) == len(ids) == 3
+    assert len(set(ids)) == len(ids) == 4
 
 
 def test_a_submitted_job_trains(tmp_path: Path) -> None:

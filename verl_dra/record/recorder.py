@@ -1,4 +1,4 @@
-"""Writes records beside a training, which never waits for the disk and never fails because of it."""
+"""Makes and writes records beside a training, which never waits for them and never fails because of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import queue
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from verl_dra.record.config import RecordConfig
 
 logger = logging.getLogger(__name__)
 
-# Steps that wait for the disk at most.
+# Steps that wait for the writing thread at most.
 _WAITING = 4
 _CLOSE_S = 60.0
 
@@ -38,7 +38,7 @@ class Recorder:
             raise ValueError("dra.record.folder must be set before a run records; `verl-dra train` sets it")
         self._config = config
         self._folder = Path(config.folder)
-        self._waiting: queue.Queue[tuple[int, list[Record]] | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[tuple[int, int, Callable[[], Sequence[Record]]] | None] = queue.Queue(_WAITING)
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._warned = False
@@ -53,13 +53,22 @@ class Recorder:
         """Those of a step's groups that are recorded, by a hash of their uids."""
         return sorted(set(uids), key=lambda uid: (zlib.crc32(uid.encode()), uid))[: self._config.groups]
 
-    def put(self, step: int, groups: Sequence[Record]) -> None:
-        """Write the groups of a step when there is time; where too much waits, they are dropped and counted."""
+    def put(self, step: int, groups: int, make: Callable[[], Sequence[Record]]) -> None:
+        """Make and write the `groups` groups of a step when there is time; where too much waits, they are dropped.
+
+        `make` is called in this recorder's thread.
+        """
         try:
-            self._waiting.put_nowait((step, list(groups)))
+            self._waiting.put_nowait((step, groups, make))
         except queue.Full:
-            self._count("unrecorded", len(groups))
-            self._warn(f"step {step} is not recorded: {_WAITING} steps before it wait for the disk")
+            self.drop(step, groups, f"{_WAITING} steps before it wait to be written")
+
+    def drop(self, step: int, groups: int, why: object) -> None:
+        """Count the groups of a step as unrecorded; the first time, say why."""
+        self._count("unrecorded", groups)
+        if not self._warned:
+            logger.warning("step %d is not recorded: %s; further ones are counted alone", step, why)
+        self._warned = True
 
     def counts(self) -> dict[str, int]:
         """Groups `recorded`, `unrecorded` (dropped, or not writable) and `thinned` (deleted) since the last call."""
@@ -78,12 +87,11 @@ class Recorder:
 
     def _write_all(self) -> None:
         while (item := self._waiting.get()) is not None:
-            step, groups = item
+            step, groups, make = item
             try:
-                self._write(step, groups)
-            except (OSError, ValueError, TypeError) as error:
-                self._count("unrecorded", len(groups))
-                self._warn(f"step {step} can't be recorded in {self._folder}: {error}")
+                self._write(step, make())
+            except Exception as error:  # of a tokenizer or a disk: whatever it is, the next step may do
+                self.drop(step, groups, f"{error!r}, folder {self._folder}")
 
     def _write(self, step: int, groups: Sequence[Record]) -> None:
         data = "".join(json.dumps(group, allow_nan=False) + "\n" for group in groups).encode()
@@ -111,8 +119,3 @@ class Recorder:
     def _count(self, what: str, groups: int) -> None:
         with self._lock:
             self._counts[what] += groups
-
-    def _warn(self, text: str) -> None:
-        if not self._warned:
-            logger.warning("%s; further ones are counted alone", text)
-        self._warned = True

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 NAME = "dra/groups"
+GROUPS = 4
+CHARACTERS = 500
+"""Trackers take their values in the step, so that they get only a few groups of a record, with short texts."""
 _NUMBERS = ("reward", "adjusted", "smi", "weight", "advantage", "advantage_without")
 COLUMNS = ("step", "uid", "prompt", "completion", *_NUMBERS)
 
 
-def show(trackers: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Give the groups of a step to TensorBoard as a text, to wandb as a table.
+def show(trackers: Mapping[str, Any], step: int, make: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+    """Give groups of a step to TensorBoard as a text, to wandb as a table.
 
     Args:
         trackers: veRL's backends by name (`Tracking.logger`).
         step: the step, which veRL has not logged yet.
-        groups: records.
+        make: makes their records; called where a tracker takes them.
     """
+    rows: list[list[Any]] = []
     for name, give in (("tensorboard", _tensorboard), ("wandb", _wandb)):
         if name in trackers:
             try:
-                give(trackers[name], step, _rows(step, groups))
+                rows = rows or _rows(step, make())
+                give(trackers[name], step, rows)
             except Exception as error:  # whatever a tracker raises: it must not end the run
                 logger.warning("%s did not take %s of step %d: %s", name, NAME, step, error)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from verl_dra.report.groups import Embed
@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="+",
-        type=Path,
-        metavar="RUN_DIR",
-        help="folders of runs; shown in one colour where the names differ by a last /NUMBER alone, as seeds do",
+        metavar="[NAME=]RUN_DIR",
+        help="folders of runs, those of one setting with several seeds in one colour; without a NAME they are called "
+        "by their folders, or where those are only dates and numbers, by the overrides in which they differ",
     )
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the HTML file (%(default)s)")
     parser.add_argument("--text", action="store_true", help="show it in the terminal, and make no file")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-mb",
         type=float,
         default=10.0,
-        help="size of the file at most; steps are left out to keep it (%(default)g)",
+        help="size of the file at most; texts are cut short, then steps left out, to keep it (%(default)g)",
     )
 
 
@@ -48,12 +48,15 @@ def run(options: argparse.Namespace) -> int:
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         sys.stderr.write(f"verl-dra report needs {' and '.join(missing)}: pip install 'verl_dra[train,report]'\n")
         return 1
+    from verl_dra.report import names
     from verl_dra.report.runs import ReportError, read_runs
 
     try:
         if options.groups < 1:
             raise ReportError(f"--groups must be at least 1, not {options.groups}")
-        _report(options, read_runs(options.runs))
+        runs = read_runs(options.runs)
+        names.name(runs)
+        _report(options, runs)
     except ReportError as error:
         sys.stderr.write(f"verl-dra report: {error}\n")
         return 1
@@ -61,11 +64,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
+    from verl_dra.embedding import EncoderUnavailableError
     from verl_dra.report import page, text
     from verl_dra.report.contents import contents, has_dumps, unreadable
+    from verl_dra.report.curves import EFFECTIVE_PATHS
     from verl_dra.report.runs import ReportError
 
-    notes = []
+    notes = [note for run in runs for note in run.notes]
     embed = None
     if has_dumps(runs) and options.encoder != "none":
         embed, encoder = _encoder(options.encoder, runs)
@@ -74,7 +79,16 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
             "of each step. Their weights and advantages are what GRPO and DRA-GRPO would give: nothing is trained on "
             "them."
         )
-    shown = contents(runs, options.groups, embed)
+    try:
+        shown = contents(runs, options.groups, embed)
+    except EncoderUnavailableError as error:
+        raise ReportError(f"{error}; give another --encoder, or none") from error
+    if without := [run.name for run in runs if EFFECTIVE_PATHS not in run.history.values and options.encoder != "none"]:
+        notes.append(
+            f"'Different ways to answer' leaves out {', '.join(without)}: it needs dumps of validation with several "
+            "sampled completions a prompt (trainer.validation_data_dir, actor_rollout_ref.rollout.val_kwargs.n, "
+            ".do_sample and .temperature)."
+        )
     if lines := unreadable(shown):
         notes.append(f"{lines} lines of records could not be read and are left out.")
     if lines := sum(run.history.unreadable for run in runs):
@@ -82,16 +96,16 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     if options.text:
         sys.stdout.write("\n".join([text.render(runs, shown), *notes]) + "\n")
         return
-    made, left_out = page.render(runs, shown, int(options.max_mb * 1e6), notes)
+    made = page.render(runs, shown, int(options.max_mb * 1e6), notes)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(made, encoding="utf-8")
+        options.out.write_text(made.html, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{options.out} can't be written: {error}") from error
     size = options.out.stat().st_size / 1e6
     groups = sum(len(step.groups) for part in shown for step in part.steps.values())
-    without = f", those of {left_out} steps left out for --max-mb={options.max_mb:g}" if left_out else ""
-    sys.stdout.write(f"{options.out}: {len(runs)} runs, {groups} groups{without}, {size:.1f} MB\n")
+    left_out = "".join(f", {what} for --max-mb={options.max_mb:g}" for what in made.left_out)
+    sys.stdout.write(f"{options.out}: {len(runs)} runs, {groups} groups{left_out}, {size:.1f} MB\n")
     if size > options.max_mb:
         sys.stderr.write(
             f"verl-dra report: two steps of each run are more than --max-mb={options.max_mb:g}; give fewer --groups\n"
@@ -102,6 +116,7 @@ def _encoder(model: str | None, runs: Sequence[Run]) -> tuple[Embed, str]:
     """What embeds, and its name."""
     import torch
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from verl_dra.embedding import EmbeddingConfig, build_encoder
     from verl_dra.report.groups import embedding
@@ -112,15 +127,24 @@ def _encoder(model: str | None, runs: Sequence[Run]) -> tuple[Embed, str]:
         config = EmbeddingConfig(encoder="ngram")
     elif model is not None:
         config = EmbeddingConfig(model=model)
-    elif isinstance(own := OmegaConf.select(runs[0].config, "dra.embedding"), DictConfig):
-        config = EmbeddingConfig(**{str(key): value for key, value in own.items()})
+    else:
+        try:
+            own = OmegaConf.select(runs[0].config, "dra.embedding")
+            given = OmegaConf.to_container(own, resolve=True) if isinstance(own, DictConfig) else {}
+            config = cast(
+                EmbeddingConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EmbeddingConfig), given))
+            )
+        except OmegaConfBaseException as error:
+            raise ReportError(
+                f"dra.embedding of {runs[0].name} can't be used here ({str(error).splitlines()[0]}); give --encoder"
+            ) from error
     if config.encoder == "sentence_transformers":
         config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    by_model = config.encoder in ("sentence_transformers", "openai")
+    called = config.model if by_model else config.encoder
     try:
         config.check()
         built = build_encoder(config)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        raise ReportError(
-            f"the encoder {config.model} can't be loaded ({error}); give another --encoder, or none"
-        ) from error
-    return embedding(built), config.encoder if config.encoder == "ngram" else config.model
+    except Exception as error:  # of whatever class or model it is
+        raise ReportError(f"the encoder {called} can't be loaded ({error}); give another --encoder, or none") from error
+    return embedding(built), called

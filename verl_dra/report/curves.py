@@ -16,7 +16,7 @@ class Chart:
 
     title: str
     lines: tuple[tuple[str, str], ...]
-    """Names and patterns; each further one is drawn with other dashes. What group 1 of a pattern finds is shown."""
+    """Names and patterns. What group 1 of a pattern finds is shown where it finds several, such as validation sets."""
     note: str = ""
 
 
@@ -49,18 +49,31 @@ CHARTS = (
 
 
 def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Those charts that have a curve: title, note, and `series` of run number, name, dash, steps and values."""
+    """Those charts that have a curve: title, note, and `series` of run number, name, dash, steps and values.
+
+    A name has the same dash in each run.
+    """
+    metrics = sorted({metric for run in runs for metric in run.history.values})
     found = []
     for chart in CHARTS:
-        series = []
-        for number, run in enumerate(runs):
-            for dash, (name, pattern) in enumerate(chart.lines):
-                matches = [match for metric in run.history.values if (match := re.match(pattern, metric))]
-                for match in matches:
-                    of_step = run.history.values[match[0]]
-                    label = " ".join(filter(None, (name, match[1] if match.re.groups and len(matches) > 1 else "")))
-                    values = [float(f"{value:.5g}") for value in of_step.values()]
-                    series.append({"run": number, "name": label, "dash": dash, "x": list(of_step), "y": values})
+        name_of: dict[str, str] = {}
+        for name, pattern in chart.lines:
+            matches = [match for metric in metrics if (match := re.match(pattern, metric))]
+            several = len({match.groups() for match in matches}) > 1
+            name_of |= {m[0]: " ".join(filter(None, (name, m[1] if several else ""))) for m in matches}
+        dashes = list(dict.fromkeys(name_of.values()))
+        series = [
+            {
+                "run": number,
+                "name": name,
+                "dash": dashes.index(name),
+                "x": list(run.history.values[metric]),
+                "y": [float(f"{value:.5g}") for value in run.history.values[metric].values()],
+            }
+            for number, run in enumerate(runs)
+            for metric, name in name_of.items()
+            if metric in run.history.values
+        ]
         if series:
             found.append({"title": chart.title, "note": chart.note, "series": series})
     return found

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from torch import Tensor
 
 from verl_dra.algorithm import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi
 from verl_dra.embedding import Encoder, encode_all
+from verl_dra.record import shortened
 
 CLUSTER_COSINE = 0.9
 """Completions whose mean cosine is above this are shown as one cluster."""
+CHARACTERS = 4000
+"""Of a validation text that is shown; all of it is embedded."""
 _EPSILON = 1e-6  # veRL 0.9.1's in compute_grpo_outcome_advantage
 
 Embed = Callable[[Sequence[str]], Tensor]
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -52,6 +56,10 @@ class Group:
     similarity: np.ndarray | None = None
     """[n, n] cosines, in the order of the completions."""
     effective_paths: float | None = None
+    scored: bool = True
+    """False where it kept its raw rewards, as its scores were not there in time."""
+    method: str = ""
+    """How its rewards were adjusted; empty where nothing is known of it."""
 
 
 @dataclass
@@ -61,49 +69,30 @@ class Step:
     groups: list[Group] = field(default_factory=list)
     unreadable: int = 0
     """Lines that can't be read."""
-    left_out: int = 0
-    """Groups that were not sampled."""
 
 
 def recorded(path: Path, most: int) -> Step:
     """The groups of a training step that `dra.record` wrote, `most` at most."""
-    lines, unreadable = _lines(path, ("prompt", "completions"))
-    step = Step(unreadable=unreadable, left_out=max(len(lines) - most, 0))
-    for line in lines[:most]:
-        completions = [
-            Completion(
-                *(c["text"], c["reward"], c["adjusted"], c["smi"], c["weight"]),
-                *(c["advantage"], c["advantage_without"]),
-            )
-            for c in line["completions"]
-        ]
-        similarity = None if line["similarity"] is None else np.array(line["similarity"])
-        step.groups.append(
-            _ordered(Group(line["prompt"], line["ground_truth"], completions, similarity, line["effective_paths"]))
-        )
-    return step
+    groups, unreadable = _lines(path, _recorded_group)
+    return Step(groups[:most], unreadable)
 
 
 def dumped(path: Path, most: int, embed: Embed | None) -> Step:
     """The same `most` prompts of each of veRL's dumps; with `embed`, what DRA-GRPO and GRPO would make of them."""
-    lines, unreadable = _lines(path, ("input", "output", "score"))
-    of_prompt: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        if isinstance(line["score"], (int, float)) and math.isfinite(line["score"]):
-            of_prompt[line["input"]].append(line)
-        else:
-            unreadable += 1
+    samples, unreadable = _lines(path, _sample)
+    of_prompt: dict[str, list[tuple[str | None, Completion]]] = defaultdict(list)
+    for prompt, truth, completion in samples:
+        of_prompt[prompt].append((truth, completion))
     prompts = sorted(of_prompt, key=lambda prompt: (zlib.crc32(prompt.encode(errors="replace")), prompt))
-    step = Step(unreadable=unreadable, left_out=max(len(prompts) - most, 0))
+    step = Step(unreadable=unreadable)
     for prompt in prompts[:most]:
-        samples = of_prompt[prompt]
-        gold = samples[0].get("gts")
-        group = Group(
-            prompt,
-            gold if gold is None or isinstance(gold, str) else json.dumps(gold),
-            [Completion(sample["output"], float(sample["score"])) for sample in samples],
-        )
-        step.groups.append(group if embed is None else _ordered(_as_training_would(group, embed)))
+        group = Group(prompt, of_prompt[prompt][0][0], [completion for _, completion in of_prompt[prompt]])
+        if embed is not None:
+            group = _ordered(_as_training_would(group, embed))
+        group.prompt = shortened(prompt, CHARACTERS)
+        for completion in group.completions:
+            completion.text = shortened(completion.text, CHARACTERS)
+        step.groups.append(group)
     return step
 
 
@@ -138,7 +127,9 @@ def _as_training_would(group: Group, embed: Embed) -> Group:
         ) = row.tolist()
     unit = torch.nn.functional.normalize(vectors.double(), dim=1)
     group.similarity = (unit @ unit.T).clamp(-1, 1).numpy()
-    group.effective_paths = effective_paths(vectors, one).item()
+    if len(vectors) > 1:  # one alone is one path, whatever the policy
+        group.effective_paths = effective_paths(vectors, one).item()
+    group.method = "measured by the report: SMI graph_cut, weight inverse, over grpo"
     return group
 
 
@@ -167,17 +158,66 @@ def _ordered(group: Group) -> Group:
     return group
 
 
-def _lines(path: Path, needed: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
-    """The JSON objects of a file that have what is `needed`, and the number of its other lines."""
-    found: list[dict[str, Any]] = []
+def _recorded_group(line: dict[str, Any]) -> Group:
+    """The group of a line that `dra.record` wrote."""
+    scored = line.get("scored", True)
+    completions = [
+        Completion(
+            _text(c["text"]),
+            _number(c["reward"]),
+            c.get("adjusted"),
+            # Placeholders where the group has no scores.
+            c.get("smi") if scored else None,
+            c.get("weight") if scored else None,
+            c.get("advantage"),
+            c.get("advantage_without"),
+        )
+        for c in line["completions"]
+    ]
+    method = f"SMI {line.get('smi')}, weight {line.get('weight')}, over {line.get('base_estimator')}"
+    group = Group(
+        _text(line["prompt"]),
+        line.get("ground_truth"),
+        completions,
+        effective_paths=line.get("effective_paths"),
+        scored=scored,
+        method=method,
+    )
+    if (similarity := line.get("similarity")) is not None:
+        group.similarity = np.array(similarity, dtype=np.float64)
+        if group.similarity.shape != (len(completions),) * 2 or not np.isfinite(group.similarity).all():
+            raise ValueError("similarity")
+    return _ordered(group)
+
+
+def _sample(line: dict[str, Any]) -> tuple[str, str | None, Completion]:
+    """Prompt, right answer and completion of a line of veRL's dumps."""
+    truth = line.get("gts")
+    if not (truth is None or isinstance(truth, str)):
+        truth = json.dumps(truth)
+    return _text(line["input"]), truth, Completion(_text(line["output"]), _number(line["score"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
+
+
+def _lines(path: Path, read: Callable[[dict[str, Any]], Read]) -> tuple[list[Read], int]:
+    """What `read` makes of a file's lines, each a JSON object, and the number of those that it can't read."""
+    found: list[Read] = []
     unreadable = 0
     # Not splitlines: texts may hold other characters that it takes for the end of a line.
     for line in filter(None, path.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
-            read = json.loads(line)
-            if not all(key in read for key in needed):
-                raise ValueError(f"no {needed}")
-            found.append(read)
-        except (ValueError, TypeError):
+            found.append(read(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError):
             unreadable += 1
     return found, unreadable

@@ -10,28 +10,48 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from verl_dra.report.contents import Shown
 from verl_dra.report.curves import charts
 from verl_dra.report.groups import CLUSTER_COSINE, Group
 from verl_dra.report.runs import Run
 
-# Okabe and Ito's, which colour-blind eyes tell apart; without black and yellow, which no theme shows well.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#7F7F7F")
+_SHORT = 1000  # characters of a text, where whole ones are too much
+
+# For light panels and for dark ones, of a contrast of 3 or more. The first ones and their order are Okabe and Ito's,
+# which colour-blind eyes tell apart.
+COLOURS = (
+    ("#0072B2", "#56B4E9"),
+    ("#B87700", "#E69F00"),
+    ("#00875F", "#2FBF8F"),
+    ("#B5588C", "#CC79A7"),
+    ("#D55E00", "#FF7F3F"),
+    ("#5470A8", "#9DB4D8"),
+    ("#7A7A00", "#C8C84A"),
+    ("#6E6E6E", "#A8A8A8"),
+)
 
 
-def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: Sequence[str] = ()) -> tuple[str, int]:
-    """The page, and the number of steps whose groups it had to leave out to have at most `most_bytes`.
+class Page(NamedTuple):
+    """A page, and what it had to leave out to be as small as it has to be."""
+
+    html: str
+    left_out: list[str]
+
+
+def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: Sequence[str] = ()) -> Page:
+    """The page of at most `most_bytes`.
 
     Groups are compressed step by step; the page unpacks a step when it is looked at. Where all steps are too much,
-    every second one of the run that has most is left out, and so on; the first and the last of each stay.
+    texts are cut short; then every second step of the run that has most is left out, and so on; the first and the last
+    of each stay.
     """
     page = files("verl_dra.report") / "page"
     families = list(dict.fromkeys(run.family for run in runs))
     head: dict[str, Any] = {
         "runs": [{"name": run.name, "family": families.index(run.family)} for run in runs],
-        "families": [{"name": name, "colour": COLOURS[number % len(COLOURS)]} for number, name in enumerate(families)],
+        "families": [{"name": name, "colours": COLOURS[number % len(COLOURS)]} for number, name in enumerate(families)],
         "charts": charts(runs),
         "cluster_cosine": CLUSTER_COSINE,
     }
@@ -42,28 +62,26 @@ def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: 
         "PLOTLY": _packed((files("plotly") / "package_data" / "plotly.min.js").read_bytes()),
     }
     template = (page / "report.html").read_text()
-    packed = {
-        (number, step): _packed(_json([_group(group) for group in groups.groups]))
-        for number, part in enumerate(shown)
-        for step, groups in part.steps.items()
-    }
     room = most_bytes - len(template) - sum(len(part) for part in parts.values()) - 2 * len(_json(head))
+    packed = _packed_steps(shown, None)
+    left_out = []
+    if sum(map(len, packed.values())) > room:
+        packed = _packed_steps(shown, _SHORT)
+        left_out.append(f"texts cut to {_SHORT} characters")
     kept = _thinned(shown, {key: len(text) for key, text in packed.items()}, room)
-    left_out = sum(len(part.steps) for part in shown) - len(kept)
+    if missing := len(packed) - len(kept):
+        left_out.append(f"the groups of {missing} steps left out")
     head["shown"] = [
         {"run": part.run, "kind": part.kind, "steps": [step for n, step in kept if n == number]}
         for number, part in enumerate(shown)
     ]
-    head["notes"] = [
-        *notes,
-        *([f"The groups of {left_out} steps are left out, to keep this file small."] * (left_out > 0)),
-    ]
+    head["notes"] = [*notes, *([f"To keep this file small: {', '.join(left_out)}."] if left_out else [])]
     parts["DATA"] = _packed(_json(head))
     parts["GROUPS"] = "\n".join(
         f'<script type="text/plain" id="groups-{number}-{step}">{packed[number, step]}</script>'
         for number, step in kept
     )
-    return re.sub(r"@@([A-Z]+)@@", lambda match: parts[match[1]], template), left_out
+    return Page(re.sub(r"@@([A-Z]+)@@", lambda match: parts[match[1]], template), left_out)
 
 
 def _thinned(shown: Sequence[Shown], sizes: Mapping[tuple[int, int], int], room: int) -> list[tuple[int, int]]:
@@ -78,17 +96,38 @@ def _thinned(shown: Sequence[Shown], sizes: Mapping[tuple[int, int], int], room:
     return [key for part in kept for key in part]
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _packed_steps(shown: Sequence[Shown], characters: int | None) -> dict[tuple[int, int], str]:
+    """By number of a part and step; of texts `characters`, or all."""
     return {
-        "prompt": group.prompt,
+        (number, step): _packed(_json([_group(group, characters) for group in groups.groups]))
+        for number, part in enumerate(shown)
+        for step, groups in part.steps.items()
+    }
+
+
+def _group(group: Group, characters: int | None) -> dict[str, Any]:
+    return {
+        "prompt": _cut(group.prompt, characters),
         "truth": group.ground_truth,
         "paths": _short(group.effective_paths),
+        "scored": group.scored,
+        "method": group.method,
         # In the order of Completion's fields.
-        "completions": [[_short(value) for value in astuple(completion)] for completion in group.completions],
+        "completions": [
+            [_cut(completion.text, characters), *map(_short, astuple(completion)[1:])]
+            for completion in group.completions
+        ],
         "similarity": None
         if group.similarity is None
         else [[round(c, 3) for c in row] for row in group.similarity.tolist()],
     }
+
+
+def _cut(text: str, characters: int | None) -> str:
+    """Without its middle; how much that is can't be said, as a recorded text may have lost some before."""
+    if characters is None or len(text) <= characters:
+        return text
+    return f"{text[: characters // 2]}\n[... left out ...]\n{text[-characters // 2 :]}"
 
 
 def _short(value: Any) -> Any:

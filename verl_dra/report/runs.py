@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.history import History, read_history
-
-_SEED = re.compile(r"/(seed[-_=]?)?\d+$")
 
 
 class ReportError(ValueError):
@@ -26,15 +25,18 @@ class Run:
 
     folder: Path
     name: str
-    """Its path below what the runs have in common."""
+    """As given; else its path below what the runs have in common, until `verl_dra.report.names` has named it."""
+    given: bool
+    """Whether the user named it."""
     history: History
     config: DictConfig
     """As Hydra wrote it beside the metrics; empty where it is not there."""
-
-    @property
-    def family(self) -> str:
-        """The name without the number of a seed: runs of a family have one colour."""
-        return _SEED.sub("", self.name)
+    overrides: list[str]
+    """Those of its command line."""
+    family: str = ""
+    """Runs of a family have one colour."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be read of it."""
 
     def dumps(self, key: str, usual: str) -> dict[int, Path]:
         """veRL's dumps by step: of the folder `usual` in the run's, or of that which the setting `key` names."""
@@ -49,32 +51,60 @@ class Run:
         return {}
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in `folders`.
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """The runs of arguments RUN_DIR or NAME=RUN_DIR.
 
     Raises:
         ReportError: one of them holds no metrics.
     """
-    folders = [folder.resolve() for folder in folders]
+    split = [_split(argument) for argument in arguments]
+    folders = [folder for _, folder in split]
     if len(set(folders)) < len(folders):
         raise ReportError("a run folder is given twice")
-    common = Path(os.path.commonpath([folder.parent for folder in folders])) if len(folders) > 1 else folders[0].parent
-    runs = []
-    for folder in folders:
-        history = read_history(folder)
-        if not history.values:
-            raise ReportError(
-                f"{folder} has no metrics.jsonl with metrics in it; give the folder that `verl-dra train` named at its "
-                "end (hydra.run.dir, with `file` among trainer.logger)"
-            )
-        config = folder / ".hydra" / "config.yaml"
-        loaded = OmegaConf.load(config) if config.exists() else OmegaConf.create()
-        assert isinstance(loaded, DictConfig)
-        runs.append(Run(folder, str(folder.relative_to(common)), history, loaded))
-    return runs
+    common = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [_read(folder, name, common) for name, folder in split]
 
 
 def steps_of(folder: Path) -> dict[int, Path]:
     """The files STEP.jsonl of a folder by their step, ascending."""
     files = [path for path in folder.glob("*.jsonl") if path.stem.isdigit()]
     return {int(path.stem): path for path in sorted(files, key=lambda path: int(path.stem))}
+
+
+def _split(argument: str) -> tuple[str, Path]:
+    """Name ("" where none is given) and folder; the names of folders may hold equal signs, as Hydra's do."""
+    name, equals, folder = argument.partition("=")
+    named = bool(equals and name and folder) and not Path(argument).exists()
+    # The shell leaves a tilde after the equal sign to us.
+    return (name, Path(folder).expanduser().resolve()) if named else ("", Path(argument).resolve())
+
+
+def _read(folder: Path, name: str, common: Path) -> Run:
+    history = read_history(folder)
+    if not history.values:
+        raise ReportError(
+            f"{folder} has no metrics.jsonl with metrics in it; give the folder that `verl-dra train` named at its "
+            "end (hydra.run.dir, with `file` among trainer.logger)"
+        )
+    notes: list[str] = []
+    config = _yaml(folder / ".hydra" / "config.yaml", notes)
+    overrides = _yaml(folder / ".hydra" / "overrides.yaml", notes)
+    lines: Any = OmegaConf.to_container(overrides, resolve=False) if isinstance(overrides, ListConfig) else []
+    return Run(
+        folder,
+        name or str(folder.relative_to(common)),
+        bool(name),
+        history,
+        config if isinstance(config, DictConfig) else OmegaConf.create(),
+        [str(line) for line in lines],
+        notes=notes,
+    )
+
+
+def _yaml(path: Path, notes: list[str]) -> Any:
+    """What a file holds; None where it is not there or, which is noted, can't be read."""
+    try:
+        return OmegaConf.load(path) if path.exists() else None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError):
+        notes.append(f"{path} can't be read and is left out.")
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from verl_dra.report.contents import Shown
@@ -57,7 +56,7 @@ def _group(group: Group) -> str:
     rows = [
         [
             f"{_letter(completion.cluster)}",
-            textwrap.shorten(completion.text, _TEXT, placeholder=" ..."),
+            _line(completion.text, _TEXT),
             f"{completion.reward:.3g}",
             "" if completion.smi is None else f"{completion.smi:.2f}",
             *_advantages(completion),
@@ -65,8 +64,14 @@ def _group(group: Group) -> str:
         for completion in group.completions
     ]
     header = ["", "completion", "reward", "SMI", "without DRA", "with DRA", ""]
-    prompt = textwrap.shorten(group.prompt, 2 * _TEXT, placeholder=" ...")
-    return f"the group of fewest effective paths ({group.effective_paths:.2f})\n{prompt}\n{table(header, rows, left=2)}"
+    head = f"the group of fewest effective paths ({group.effective_paths:.2f})"
+    return f"{head}\n{_line(group.prompt, 2 * _TEXT)}\n{table(header, rows, left=2)}"
+
+
+def _line(text: str, characters: int) -> str:
+    """`text` on one line, and without what would command the terminal or can't be written to it."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return line if len(line) <= characters else f"{line[: characters - 4]} ..."
 
 
 def _letter(cluster: int) -> str:

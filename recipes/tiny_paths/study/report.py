@@ -36,7 +36,7 @@ def report(out: Path, results: Path) -> None:
     if not finished and not (results / RESULTS).exists():
         sys.exit(f"no finished run is in {out} and no {RESULTS} in {results}; start `study run` first")
     embed = embedding(build_encoder(encoder_config()))
-    runs = _merged(results / RESULTS, [measure(path.parent, embed) for path in finished])
+    runs = merged(results / RESULTS, [measure(path.parent, embed) for path in finished])
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_arm[run["arm"]].append(run)
@@ -44,12 +44,12 @@ def report(out: Path, results: Path) -> None:
     (results / RESULTS).write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
     if main := [arm for arm in MAIN if arm in by_arm]:
         _plot({arm: by_arm[arm] for arm in main}, results / "curves.png")
-        sys.stdout.write(_table(main, by_arm) + "\n")
+        sys.stdout.write(table(main, by_arm) + "\n")
     if knobs := [arm for arm in ARMS if arm in by_arm and arm not in MAIN]:
-        sys.stdout.write("\n" + _table(knobs, by_arm) + "\n")
+        sys.stdout.write("\n" + table(knobs, by_arm) + "\n")
 
 
-def _merged(path: Path, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged(path: Path, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs of the file that were not measured now, and those that were, by arm and seed."""
     runs = {}
     for run in json.loads(path.read_text()) if path.exists() else []:
@@ -71,14 +71,17 @@ def _merged(path: Path, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [runs[key] for key in sorted(runs)]
 
 
-def _table(arms: Sequence[str], by_arm: dict[str, list[dict[str, Any]]]) -> str:
+def table(arms: Sequence[str], by_arm: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: the last validation of each arm, mean and sample standard deviation over seeds."""
     lines = [
         "| arm | seeds | steps | " + " | ".join(COLUMNS) + " | seconds a step | of it waiting for scores |",
         "|---" * (len(COLUMNS) + 5) + "|",
     ]
-    if start := next(iter(by_arm[arms[0]][0]["validation"].values()), None):
-        lines.append("| before RL | | 0 | " + " | ".join(f"{start[c]:.3f}" for c in COLUMNS) + " | | |")
+    # All from one model, whose samples differ from run to run.
+    starts = [run["validation"][0] for arm in arms for run in by_arm[arm] if 0 in run["validation"]]
+    if starts:
+        cells = [_spread([start[column] for start in starts]) for column in COLUMNS]
+        lines.append(f"| before RL | {len(starts)} | 0 | {' | '.join(cells)} | | |")
     for arm in arms:
         runs = by_arm[arm]
         last = [run["validation"][max(run["validation"])] for run in runs]

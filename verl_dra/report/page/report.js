@@ -1,9 +1,12 @@
 "use strict";
 // Fields of a completion, as page.py packs it.
 const TEXT = 0, REWARD = 1, ADJUSTED = 2, SMI = 3, WEIGHT = 4, WITH = 5, WITHOUT = 6, CLUSTER = 7;
-const DASHES = ["solid", "dot", "dash"];
-const CLUSTER_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#7F7F7F"];
+const DASHES = ["solid", "dot", "dash", "dashdot", "longdash", "longdashdot"];
+// None of those of runs (page.py), and none that a theme hides.
+const CLUSTER_COLOURS = ["#2A9490", "#C2577A", "#8C8A2E", "#A64CA6", "#4F8F3A", "#B0703C", "#888888"];
+const DARK = matchMedia("(prefers-color-scheme: dark)");
 const $ = (id) => document.getElementById(id);
+const colourOf = (family) => family.colours[DARK.matches ? 1 : 0];
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 let data;
@@ -43,7 +46,7 @@ const CONFIG = { displaylogo: false, responsive: true, displayModeBar: false };
 function drawFamilies() {
   $("families").replaceChildren(...data.families.map((family, i) => {
     const dot = element("i");
-    dot.style.background = family.colour;
+    dot.style.background = colourOf(family);
     const button = element("button", { type: "button" }, dot, family.name);
     button.setAttribute("aria-pressed", String(!hidden.has(i)));
     button.onclick = () => {
@@ -68,11 +71,25 @@ function inView(plot, draw) {
   watcher.observe(plot);
 }
 
+function nameOf(series) {
+  return [data.runs[series.run].name, series.name].filter(Boolean).join(" · ");
+}
+
+function ends(series) {
+  return `${nameOf(series)} from ${series.y[0]} to ${series.y[series.y.length - 1]}`;
+}
+
+function picture(id, label) {
+  const plot = element("div", { id, className: "plot", role: "img" });
+  plot.setAttribute("aria-label", label);
+  return plot;
+}
+
 function drawCharts() {
   data.charts.forEach((chart, i) => {
     if (!$(`chart-${i}`)) {
       const caption = element("figcaption", {}, chart.title, element("small", {}, chart.note ? ` ${chart.note}` : ""));
-      const plot = element("div", { id: `chart-${i}`, className: "plot" });
+      const plot = picture(`chart-${i}`, `Curves of ${chart.title}: ${chart.series.map(ends).join("; ")}`);
       $("charts").append(element("figure", { className: i < 2 ? "large" : "" }, caption, plot));
     }
     inView($(`chart-${i}`), () => drawChart(chart, $(`chart-${i}`)));
@@ -82,23 +99,23 @@ function drawCharts() {
 function drawChart(chart, plot) {
   const traces = chart.series.filter((s) => !hidden.has(data.runs[s.run].family)).map((s) => ({
     x: s.x, y: s.y, mode: s.x.length > 40 ? "lines" : "lines+markers", marker: { size: 4 },
-    name: [data.runs[s.run].name, s.name].filter(Boolean).join(" · "), showlegend: false,
-    line: { color: data.families[data.runs[s.run].family].colour, dash: DASHES[s.dash % 3], width: 2 },
+    name: nameOf(s), showlegend: false,
+    line: { color: colourOf(data.families[data.runs[s.run].family]), dash: DASHES[s.dash % DASHES.length], width: 2 },
   }));
   const lines = [...new Set(chart.series.map((s) => s.name).filter(Boolean))];
   // Dashes have a legend of their own; colours are those of the buttons above.
   lines.length > 1 && lines.forEach((name) => traces.push({
     x: [null], y: [null], mode: "lines", name,
-    line: { color: css("--faint"), width: 2, dash: DASHES[chart.series.find((s) => s.name === name).dash % 3] },
+    line: { color: css("--faint"), width: 2, dash: DASHES[chart.series.find((s) => s.name === name).dash % DASHES.length] },
   }));
   Plotly.react(plot, traces, layout({
-    hovermode: "closest", xaxis: { title: { text: "step", standoff: 4 } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    hovermode: "closest", xaxis: { title: { text: "step", standoff: 4 }, zeroline: false }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     margin: { l: 40, r: 8, t: lines.length > 1 ? 24 : 8, b: 32 },
   }), CONFIG);
 }
 
 function drawControls() {
-  $("browser").hidden = data.shown.length === 0;
+  $("browser").hidden = $("to-groups").hidden = data.shown.length === 0;
   $("part").replaceChildren(...data.shown.map((part, i) =>
     element("option", { value: i }, `${data.runs[part.run].name}, ${part.kind}`)));
 }
@@ -128,6 +145,7 @@ function matching() {
 function showList() {
   const found = matching();
   if (!found.includes(at.group)) at.group = found.length ? found[0] : 0;
+  const focused = $("list").contains(document.activeElement);
   $("found").textContent = `${found.length} of ${groups.length} groups`;
   $("list").replaceChildren(...found.map((i) => {
     const group = groups[i];
@@ -136,7 +154,7 @@ function showList() {
     const button = element("button", { type: "button" },
       element("span", {}, lines.join(" ")),
       element("span", { className: "faint" },
-        `${right} of ${group.completions.length} rewarded` + (group.paths === null ? "" : `, ${number(group.paths)} paths`)));
+        `${right} of ${group.completions.length} rewarded` + (group.scored ? "" : ", not scored") + (group.paths === null ? "" : `, ${number(group.paths)} paths`)));
     button.setAttribute("aria-current", String(i === at.group));
     button.onclick = () => { at.group = i; showList(); };
     return element("li", {}, button);
@@ -144,6 +162,7 @@ function showList() {
   const current = $("list").querySelector('[aria-current="true"]')?.parentElement;
   // Within the list alone: the page stays where it is.
   current && $("list").scrollTo({ top: current.offsetTop - $("list").offsetTop - 60, left: current.offsetLeft - $("list").offsetLeft });
+  focused && current && current.firstChild.focus({ preventScroll: true });
   showGroup(found.length ? groups[at.group] : null);
 }
 
@@ -161,17 +180,20 @@ function marked(text) {
 
 function showGroup(group) {
   if (group === null) { $("group").replaceChildren(); return; }
-  const prompt = element("p", { className: "prompt" }, ...marked(group.prompt.trim()));
+  const prompt = element("p", { className: "prompt", tabIndex: 0 }, ...marked(group.prompt.trim()));
   if (group.truth) prompt.append(element("span", { className: "faint" }, `\nright answer: ${group.truth}`));
-  const scored = group.completions.some((c) => c[WITH] !== null);
+  const method = group.scored ? group.method : `not scored: raw rewards kept (${group.method})`;
+  const advantages = group.completions.some((c) => c[WITH] !== null);
+  const clusters = new Set(group.completions.map((c) => c[CLUSTER])).size;
   const pictures = element("div", { id: "pictures" },
     group.similarity && element("figure", {}, element("figcaption", {}, "Similarity ",
-      element("small", {}, "cosine of embeddings, ordered by cluster")), element("div", { id: "heat", className: "plot" })),
-    scored ? element("figure", {}, element("figcaption", {}, "Advantages ",
-      element("small", {}, "of each completion")), element("div", { id: "bars", className: "plot" })) : null);
-  $("group").replaceChildren(prompt, pictures, element("div", { id: "completions" }, ...runsOfEqual(group.completions).map(card)));
+      element("small", {}, "cosine of embeddings, ordered by cluster")), picture("heat", `Similarity of ${group.completions.length} completions, in ${clusters} clusters`)),
+    advantages ? element("figure", {}, element("figcaption", {}, "Advantages ",
+      element("small", {}, "of each completion")), picture("bars", "Advantages with DRA and without, as the completions below say")) : null);
+  const head = element("p", { className: "faint" }, method);
+  $("group").replaceChildren(head, prompt, pictures, element("div", { id: "completions" }, ...runsOfEqual(group.completions).map(card)));
   if (group.similarity) inView($("heat"), () => drawSimilarity(group));
-  if (scored) inView($("bars"), () => drawAdvantages(group));
+  if (advantages) inView($("bars"), () => drawAdvantages(group));
 }
 
 const labelsOf = (group) => group.completions.map((_, i) => String(i + 1));
@@ -191,7 +213,7 @@ function drawAdvantages(group) {
     type: "bar", x: labelsOf(group), y: group.completions.map((c) => c[field]), name, marker: { color: colour },
     hovertemplate: `%{x}: %{y:.3f}<extra>${name}</extra>`,
   });
-  Plotly.newPlot("bars", [bars(WITHOUT, "without DRA", css("--without")), bars(WITH, "with DRA", css("--with"))], layout({
+  Plotly.newPlot("bars", [bars(WITHOUT, "without DRA", css("--without")), bars(WITH, "with DRA", css("--accent"))], layout({
     barmode: "group", xaxis: { ...CATEGORY, title: { text: "completion", standoff: 4 } }, margin: { l: 40, r: 8, t: 28, b: 36 },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
   }), CONFIG);
@@ -253,7 +275,7 @@ function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("browser").hidden) return;
     if (event.target === $("search")) { if (event.key === "Escape") $("search").blur(); return; }
-    if (event.target.matches("select, input, pre") && event.key.startsWith("Arrow")) return;
+    if (event.target.matches("select, input, pre, .prompt") && event.key.startsWith("Arrow")) return;
     const keys = {
       ArrowLeft: () => { at.step -= 1; showStep(); }, ArrowRight: () => { at.step += 1; showStep(); },
       j: () => move(1), k: () => move(-1), r: () => choosePart((at.part + 1) % data.shown.length),
@@ -261,7 +283,7 @@ function listen() {
     };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCharts(); showList(); });
+  DARK.addEventListener("change", () => { drawFamilies(); drawCharts(); showList(); });
 }
 
 async function main() {
@@ -274,7 +296,8 @@ async function main() {
   $("notes").replaceChildren(...data.notes.map((note) => element("p", {}, note)));
   listen();
   if (data.shown.length) {
-    at.step = data.shown[0].steps.length - 1;
+    at.part = data.shown.length - 1;
+    at.step = data.shown[at.part].steps.length - 1;
     await showStep();
   }
   document.documentElement.dataset.ready = "yes";

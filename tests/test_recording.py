@@ -1,0 +1,154 @@
+"""What the trainer records of a batch, and when: TransferQueue and tokenizer are stand-ins."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.tensorclass import NonTensorStack
+
+from verl_dra import recording
+from verl_dra.config import DRAConfig
+from verl_dra.estimator import Step
+from verl_dra.record import RecordConfig, Recorder
+from verl_dra.rows import Rows
+from verl_dra.scorer.pool import StepScores
+from verl_dra.trainer import with_dra
+
+GROUPS, SIZE = 6, 2
+KEYS = [f"prompt{group}_{session}_0" for group in range(GROUPS) for session in range(SIZE)]
+UIDS = [f"prompt{group}" for group in range(GROUPS)]
+BATCH = SimpleNamespace(keys=KEYS, partition_id="train")
+
+
+class Tokenizer:
+    """A token is a character; remembers in which threads it decoded how much."""
+
+    def __init__(self) -> None:
+        self.decoded: dict[str, int] = {}
+
+    def decode(self, ids: torch.Tensor, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        thread = threading.current_thread().name
+        self.decoded[thread] = self.decoded.get(thread, 0) + 1
+        return "".join(map(chr, ids.tolist()))
+
+
+def tokens(text: str) -> torch.Tensor:
+    return torch.tensor(list(map(ord, text)))
+
+
+def queue(**columns: list[Any]) -> Callable[..., TensorDict]:
+    """TransferQueue with the rows of `BATCH`."""
+
+    def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
+        nested = {
+            name: torch.nested.nested_tensor([tokens(f"{name} of {key}") for key in keys], layout=torch.jagged)
+            for name in ("prompts", "responses")
+        }
+        return TensorDict({**nested, **{n: NonTensorStack(*c) for n, c in columns.items()}}, batch_size=len(keys))
+
+    return kv_batch_get
+
+
+def step(advantage_without: torch.Tensor | None) -> Step:
+    n = len(KEYS)
+    made = Step(Rows.of(KEYS, [False] * n), torch.zeros(n), torch.ones(n), torch.ones(n).bool(), "grpo", "paper")
+    made.raw = made.adjusted = made.advantage = torch.arange(float(n))
+    made.advantage_without = advantage_without
+    return made
+
+
+SCORES = StepScores(np.zeros(len(KEYS), np.float32), np.zeros(len(KEYS), bool), np.ones(len(KEYS), bool))
+
+
+@pytest.mark.parametrize(
+    ("columns", "truth"), [({}, None), ({"reward_model": [{"ground_truth": 7}] * len(KEYS)}, "7")], ids=["none", "some"]
+)
+def test_groups_are_recorded_with_and_without_a_reward_model_column(
+    columns: dict[str, Any], truth: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording.tq, "kv_batch_get", queue(**columns))
+    groups = recording.fetched_groups(BATCH, 3, UIDS, step(None), SCORES, DRAConfig(base_estimator="grpo"))
+    made = [group.record(Tokenizer(), 1000) for group in groups]
+    assert [group["ground_truth"] for group in made] == [truth] * GROUPS
+    assert made[1]["prompt"] == "prompts of prompt1_0_0"
+    assert made[1]["completions"][1] == {
+        **{"session": 1, "text": "responses of prompt1_1_0", "characters": 24, "reward": 3.0, "adjusted": 3.0},
+        **{"smi": 0.0, "weight": 1.0, "advantage": 3.0, "advantage_without": None, "duplicate": False},
+    }
+
+
+class Writer:
+    """TensorBoard's, as veRL wraps it."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self.writer = self
+
+    def add_text(self, name: str, text: str, step: int) -> None:
+        self.shown = text
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Any:
+    """A trainer of which only what records is there."""
+
+    class Base:
+        def __init__(self) -> None:
+            pass
+
+    made: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
+    made._dra = DRAConfig(base_estimator="grpo", record=RecordConfig(every_n_steps=1, folder=str(tmp_path)))
+    made._recorder = Recorder(made._dra.record)
+    made.global_steps = 1
+    made.tokenizer = Tokenizer()
+    made.logger = SimpleNamespace(logger={"tensorboard": Writer()})
+    return made
+
+
+def test_a_step_decodes_only_what_trackers_get(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    trainer._record(BATCH, UIDS, step(None), SCORES)
+    trainer.close_records()
+    assert len((tmp_path / "1.jsonl").read_text().splitlines()) == GROUPS
+    assert trainer.tokenizer.decoded == {"dra-record": GROUPS * (1 + SIZE), "MainThread": 4 * (1 + SIZE)}
+    assert trainer.logger.logger["tensorboard"].shown.count("\n") == 1 + 4 * SIZE
+
+    trainer.logger.logger.clear()
+    trainer.tokenizer = Tokenizer()
+    trainer._record(BATCH, UIDS, step(None), SCORES)
+    trainer.close_records()
+    assert "MainThread" not in trainer.tokenizer.decoded
+
+
+def test_trackers_get_short_texts_and_files_long_ones(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    monkeypatch.setattr(Tokenizer, "decode", lambda *_, **__: "x" * 1000)
+    trainer._record(BATCH, UIDS, step(None), SCORES)
+    trainer.close_records()
+    (first, *_) = (tmp_path / "1.jsonl").read_text().splitlines()
+    assert json.loads(first)["completions"][0]["text"] == "x" * 1000
+    assert "500 characters left out" in trainer.logger.logger["tensorboard"].shown
+
+
+def test_what_can_t_be_fetched_ends_nothing(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kv_batch_get(**_: Any) -> None:
+        raise KeyError("responses")
+
+    monkeypatch.setattr(recording.tq, "kv_batch_get", kv_batch_get)
+    trainer._record(BATCH, UIDS, step(None), SCORES)
+    assert trainer._recorder.counts() == {"recorded": 0, "unrecorded": GROUPS, "thinned": 0}
+    assert "step 1 is not recorded: KeyError('responses')" in caplog.text
