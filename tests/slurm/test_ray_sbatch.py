@@ -210,23 +210,82 @@ def test_scancel_ends_everything(slurm: Lab, work: Path) -> None:
 def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_same_folder(
     slurm: Lab, work: Path
 ) -> None:
-    job = submit(slurm, work, "stay", "checkpoint")
+    # Characters that mean something to Hydra, and a folder that only Hydra knows.
+    out, checkpoints = work / "lr=1e-3, (it's) [a] #1", f"{work}/checkpoints #1/${{trainer.experiment_name}}"
+    job = submit(slurm, work, "stay", "checkpoint", f"++trainer.default_local_dir='{checkpoints}'", DRA_OUTPUT=str(out))
     wait_for(work, job, "ready")
-    (work / "outputs" / "slurm" / job / "go_on").touch()
+    (out / "go_on").touch()
     # As Slurm does by #SBATCH --signal two minutes before the end.
     slurm.run("scancel", "--batch", "--signal=USR1", job)
+    resumed(slurm, work, job)
+    assert states(out) == [
+        "running restart=0",
+        "requeued exit=0 restart=0",
+        "running restart=1",
+        "completed exit=0 restart=1",
+    ]
+
+
+def resumed(slurm: Lab, work: Path, job: str) -> None:
+    """Wait until the requeued job has run once more, to its end."""
     slurm.wait(job, "PENDING", seconds=120)
     # Slurm lets a requeued job wait for two minutes.
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(work, job, "ready", times=2)
     ended = slurm.wait(job, seconds=120)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1")
-    assert states(work / "outputs" / "slurm" / job) == [
+
+
+def test_a_job_that_is_requeued_from_outside_starts_again_in_the_same_folder(slurm: Lab, work: Path) -> None:
+    job = submit(slurm, work, "stay")
+    wait_for(work, job, "ready")
+    out = work / "outputs" / "slurm" / job
+    (out / "go_on").touch()
+    slurm.run("scontrol", "requeue", job)
+    resumed(slurm, work, job)
+    assert states(out) == [
         "running restart=0",
-        "requeued exit=0 restart=0",
+        "cancelled exit=1 restart=0",
         "running restart=1",
         "completed exit=0 restart=1",
     ]
+
+
+def test_the_requeue_of_an_arrays_point_leaves_the_others_alone(slurm: Lab, work: Path) -> None:
+    sweep = work / "sweep"
+    for point in ("0", "1"):
+        (sweep / point).mkdir(parents=True)
+        (sweep / point / "overrides.txt").write_text("dra.smi=log_det\n")
+    array = slurm.sbatch(
+        *("--array=0-1", "--gres=gpu:2", f"--output={sweep}/%a.out", SCRIPT, "--sweep", str(sweep)),
+        *(sys.executable, str(work / "program.py"), "stay", "checkpoint", "trainer.n_gpus_per_node=1"),
+        environment={"DRA_TMP": "/tmp/ray", "DRA_START_TIMEOUT_S": "120"},
+        cwd=work,
+    )
+    outputs = [sweep / f"{point}.out" for point in (0, 1)]
+    wait_until(
+        lambda: all(output.exists() and "ready" in output.read_text(errors="replace") for output in outputs),
+        180,
+        lambda: "".join(output.read_text(errors="replace")[-2000:] for output in outputs if output.exists()),
+    )
+    # The last task has the array's own id.
+    assert slurm.job(f"{array}_1")["JobId"] == array
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    slurm.wait(f"{array}_1", "PENDING", seconds=120)
+    other = slurm.job(f"{array}_0")
+    assert (other["JobState"], other["Restarts"]) == ("RUNNING", "0")
+    assert states(sweep / "0") == ["running restart=0"]
+    slurm.run("scancel", array)
+
+
+def test_the_time_limits_signal_leaves_a_run_alone_that_has_ended(slurm: Lab, work: Path) -> None:
+    path = stub(work, "ray", SLOW_RAY.format(ray=Path(sys.executable).with_name("ray"), work=work))
+    job = submit(slurm, work, "checkpoint", PATH=path)
+    wait_until((work / "ending").exists, 180, lambda: shown(work, job)[-3000:])
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    ended = slurm.wait(job, seconds=120)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0")
+    assert states(work / "outputs" / "slurm" / job)[-1] == "completed exit=0 restart=0"
 
 
 def test_without_a_new_checkpoint_it_is_not_requeued(slurm: Lab, work: Path) -> None:
