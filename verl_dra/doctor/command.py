@@ -98,6 +98,8 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
 
     paths = [select(config, "actor_rollout_ref.model.path"), *files(select(config, "data.train_files"))]
     paths += files(select(config, "data.val_files"))
+    if select(config, "dra.enabled"):
+        paths.append(select(config, "dra.embedding.model"))
     local = [path for path in map(str, paths) if not is_remote(path) and Path(path).is_absolute()]
     yield from (
         *prepared,

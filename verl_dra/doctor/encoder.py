@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
+from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_dra.doctor.check import Check, fail, ok, one_line, skip
-from verl_dra.doctor.model import local_folder
+from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
+from verl_dra.doctor.model import can_be_fetched, local_folder
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 from verl_dra.embedding.encoder import model_path
 
@@ -45,7 +46,7 @@ def encoder_files(config: EmbeddingConfig) -> Iterator[Check]:
 
 
 def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
-    """Load the encoder, or ask its server, and embed a few texts.
+    """Load the encoder, or ask its server, and embed a few texts; nothing is fetched from the hub.
 
     Args:
         config: the encoder's.
@@ -55,12 +56,18 @@ def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
         config = replace(config, device="cpu")
     try:
         started = time.perf_counter()
-        encoder = build_encoder(config)
+        # Read at every request.
+        with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):
+            encoder = build_encoder(config)
         encoder.encode(["The first call is slower."])
         loaded = time.perf_counter()
         vectors = encoder.encode(_TEXTS).vectors
         speed = len(_TEXTS) / (time.perf_counter() - loaded)
     except Exception as error:
+        if _is_for_the_hub(config, error):
+            found = f"{config.model} is not whole on this machine, and comes from the hub"
+            yield warn(_NAME, found, f"hf download {config.model}, or every node that embeds does so when it starts")
+            return
         # What this package raises names the setting and the fix; other exceptions need their type too.
         words = str(error) if str(error).startswith("dra.") else repr(error)
         fix = (
@@ -78,3 +85,10 @@ def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
         _NAME,
         f"{encoder}: {vectors.shape[1]} dimensions, {speed:,.0f} short texts/s, ready in {loaded - started:.1f} s",
     )
+
+
+def _is_for_the_hub(config: EmbeddingConfig, error: Exception) -> bool:
+    """Whether the encoder lacks what a run may fetch."""
+    if config.encoder != "sentence_transformers" or not can_be_fetched(config.model):
+        return False
+    return isinstance(error, OSError) or local_folder(config.model) is None

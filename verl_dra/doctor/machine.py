@@ -11,7 +11,7 @@ from verl_dra.doctor.check import Check, fail, gib, ok, skip, warn
 
 # Logs of a short run and of Ray's session were at most 15 MB in the runs of tests/stack; less than this ends one early.
 _STOPS_BELOW = 32 * 2**20
-_LITTLE = 2**30
+LITTLE = 2**30
 # Ray refuses to spill objects when a file system is fuller than this (RAY_local_fs_capacity_threshold).
 _FULL = 0.95
 # Ray 2.60 (_private/utils.py, validate_socket_filepath).
@@ -30,7 +30,7 @@ def folder(name: str, path: str | Path) -> Iterator[Check]:
     free = free_bytes(found)
     if free < _STOPS_BELOW:
         yield fail(name, f"{gib(free)} free for {path}", f"free {gib(_STOPS_BELOW)} or choose another folder")
-    elif free < _LITTLE:
+    elif free < LITTLE:
         yield warn(name, f"{gib(free)} free for {path}", "free some space; logs and metrics grow")
     else:
         yield ok(name, f"{gib(free)} free for {path}")
@@ -41,17 +41,19 @@ def shared_memory(object_store: int | None = None, new_ray: bool = True) -> Iter
 
     Args:
         object_store: bytes of `ray_init.object_store_memory`; None for Ray's own choice.
-        new_ray: whether a run starts a Ray here; else the cluster's nodes have theirs.
+        new_ray: whether a run starts a Ray here; else one has taken its part, and vLLM and NCCL need some more.
     """
     name = "/dev/shm"
     free = free_bytes(Path("/dev/shm"))
-    wanted = object_store or min(_OBJECT_STORE_SHARE * _memory(), _OBJECT_STORE_MOST)
-    if not new_ray or free >= wanted:
+    wanted = object_store or min(_OBJECT_STORE_SHARE * _memory(), _OBJECT_STORE_MOST) if new_ray else LITTLE
+    if free >= wanted:
         yield ok(name, f"{gib(free)} free")
         return
     slow_is_fine = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE" in os.environ
     grow = f"give it {gib(wanted)}, such as docker run --shm-size"
-    if object_store and object_store > _OBJECT_STORE_STRICT and not slow_is_fine:
+    if not new_ray:
+        yield warn(name, f"{gib(free)} free; vLLM and NCCL use it beside Ray", grow)
+    elif object_store and object_store > _OBJECT_STORE_STRICT and not slow_is_fine:
         yield fail(
             name, f"{gib(free)} free; ray_kwargs.ray_init.object_store_memory={object_store}", f"{grow}, or less"
         )

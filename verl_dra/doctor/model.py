@@ -42,7 +42,7 @@ def model(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
     weights = weight_files(place)
     missing = _missing_shards(place)
     pointers = [file.name for file in weights if _is_pointer(file)]
-    if (not weights or missing) and _can_be_fetched(path):
+    if (not weights or missing) and can_be_fetched(path):
         yield skip(name, f"{path} is in the hub's cache in part; the rest comes from the hub")
     elif not weights or missing:
         absent = f"lacks {missing[0]}" if missing else "holds no weights"
@@ -70,7 +70,7 @@ def tokenizer(config: DictConfig, elsewhere: bool, load: bool = True) -> Iterato
     code = bool(select(config, f"{_MODEL}.trust_remote_code"))
     fix = "copy the tokenizer's files from the model that it comes with"
     broken = next((file for file in files if _is_pointer(file) or _is_cut_json(file)), None)
-    if not files and _can_be_fetched(path):
+    if not files and can_be_fetched(path):
         yield skip("tokenizer", f"{path} comes from the hub")
         return
     if not files and not code:
@@ -82,7 +82,7 @@ def tokenizer(config: DictConfig, elsewhere: bool, load: bool = True) -> Iterato
     template = select(config, f"{_MODEL}.custom_chat_template")
     if load:
         yield from _loaded(place, template, code)
-    elif not template and not code and not _has_template(place) and not _can_be_fetched(path):
+    elif not template and not code and not _has_template(place) and not can_be_fetched(path):
         yield _no_template(place)
     else:
         yield ok("tokenizer", f"{files[0].name if files else 'code'} in {place}, with a chat template")
@@ -135,7 +135,7 @@ def _place(name: str, key: str, path: str, elsewhere: bool) -> Path | Check:
     return skip(name, f"{path} comes from the hub")
 
 
-def _can_be_fetched(path: str) -> bool:
+def can_be_fetched(path: str) -> bool:
     """Whether `path` is a hub name, whose cached files may be some of all, and the hub may be asked for the others."""
     from huggingface_hub import constants
 

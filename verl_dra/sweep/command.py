@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    of_new = ("overrides", "config_dir", "config_name", "out", "sbatch", "max_running", "dry_run")
+    of_new = ("overrides", "config_dir", "config_name", "out", "sbatch", "max_running", "script", "dry_run")
     if changed := [name for name in of_new if getattr(options, name)]:
         raise SweepError(f"--status and --resubmit take a sweep as it was submitted; leave out {', '.join(changed)}")
     folder = (options.status or options.resubmit).resolve()
@@ -72,9 +72,9 @@ def _resume(options: argparse.Namespace) -> int:
     if options.resubmit:
         if not (failed := [point.number for point in points if point.state in (*OVER, "not submitted")]):
             raise SweepError("no point failed; nothing was submitted")
-        _submit(folder, sweep, failed, options.script)
+        _submit(folder, sweep, failed)
         points = status(folder, sweep, slurm.queued())
-    sys.stdout.write(_table(points))
+    sys.stdout.write(_table(folder, points))
     states = Counter(point.state for point in points)
     sys.stdout.write(f"\n{', '.join(f'{count} {state}' for state, count in states.items())}; in {folder}\n")
     return 0
@@ -96,18 +96,26 @@ def _start(options: argparse.Namespace) -> int:
         *(["--config-name", options.config_name] if options.config_name else []),
         *shared,
     ]
-    _check_all(arguments, points)
     folder = (options.out or Path("outputs", "sweeps", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")).resolve()
-    sweep = Sweep(["verl-dra", "train", *arguments], points, options.sbatch, options.max_running)
+    _check_all(arguments, points, folder, options.sbatch)
+    sweep = Sweep(
+        command=["verl-dra", "train", *arguments],
+        points=points,
+        sbatch=options.sbatch,
+        max_running=options.max_running,
+        cwd=str(Path.cwd()),
+        script=str((options.script or slurm.script()).resolve()),
+        environment=slurm.environment(),
+    )
     everything = range(len(points))
-    sys.stdout.write(table(["point"], [[_name(n, point)] for n, point in enumerate(points)]) + "\n")
+    rows = [[_name(n, point), str(folder / str(n))] for n, point in enumerate(points)]
+    sys.stdout.write(table(["point", "folder"], rows, left=2) + "\n")
     if options.dry_run:
-        submit = slurm.sbatch(folder, sweep, everything, options.script or slurm.script())
-        sys.stdout.write(f"not submitted: DRA_SWEEP={folder} {shlex.join(submit)}\n")
+        sys.stdout.write(f"not submitted: {shlex.join(slurm.sbatch(folder, sweep, everything))}\n")
         return 0
     create(folder, sweep)
     try:
-        _submit(folder, sweep, everything, options.script)
+        _submit(folder, sweep, everything)
     except SweepError:
         (folder / FILE).unlink()  # so that the same command can be given again
         raise
@@ -115,25 +123,40 @@ def _start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]]) -> None:
+def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]], folder: Path, sbatch: Sequence[str]) -> None:
     """Find what can't train before anything waits in a queue."""
+    from omegaconf.errors import InterpolationResolutionError
+
     from verl_dra.config import ConfigError
     from verl_dra.main import check, composed
+    from verl_dra.sweep.job import added
 
+    first: dict[tuple[str, str], int] = {}
     for number, point in enumerate(points):
+        given = [*arguments, *point]
         try:
             with redirect_stdout(sys.stderr):  # veRL prints
-                check(composed([*arguments, *point])[0])
+                config, run = composed([*given, *added(given, folder / str(number), sbatch)])
+                check(config)
         except ConfigError as error:
             raise SweepError(f"point {number} ({' '.join(point)}): {error}") from error
+        places = {"hydra.run.dir": str(run)}
+        with suppress(InterpolationResolutionError):  # ${hydra:...} is there in a run alone
+            places["trainer.default_local_dir"] = str(config.trainer.default_local_dir)
+        for key, place in places.items():
+            if (other := first.setdefault((key, place), number)) != number:
+                raise SweepError(
+                    f"points {other} and {number} share {key}={place}, where each would go on from the other's "
+                    f"checkpoints or write over its files; leave {key} out, and each has a folder of its own"
+                )
 
 
-def _submit(folder: Path, sweep: Sweep, points: Sequence[int], script: Path | None) -> None:
-    submission = slurm.submit(folder, sweep, points, script or slurm.script())
+def _submit(folder: Path, sweep: Sweep, points: Sequence[int]) -> None:
+    submission = slurm.submit(folder, sweep, points)
     sys.stdout.write(f"submitted {len(points)} points as job {submission.job}\n")
 
 
-def _table(points: Sequence[Point]) -> str:
+def _table(folder: Path, points: Sequence[Point]) -> str:
     rows = [
         [
             _name(point.number, point.overrides),
@@ -141,10 +164,11 @@ def _table(points: Sequence[Point]) -> str:
             point.job,
             "" if point.step is None else str(point.step),
             *(_last(point, pattern) for pattern in _COLUMNS.values()),
+            str(folder / str(point.number)),
         ]
         for point in points
     ]
-    return table(["point", "state", "job", "step", *_COLUMNS], rows)
+    return table(["point", "state", "job", "step", *_COLUMNS, "folder"], rows)
 
 
 def _name(number: int, overrides: Sequence[str]) -> str:

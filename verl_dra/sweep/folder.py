@@ -34,6 +34,12 @@ class Sweep:
     sbatch: list[str]
     """Options of sbatch for each point's job."""
     max_running: int | None
+    cwd: str
+    """The working folder of the jobs."""
+    script: str
+    """`ray.sbatch`, or what was given in its place."""
+    environment: dict[str, str]
+    """Variables that make part of a job: DRA_* and VERL_PLATFORM."""
     submissions: list[Submission] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:

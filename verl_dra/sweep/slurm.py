@@ -27,7 +27,12 @@ def script() -> Path:
     raise SweepError(f"ray.sbatch is neither {places[0]} nor {places[1]}; give it by --script")
 
 
-def sbatch(folder: Path, sweep: Sweep, points: Sequence[int], ray_sbatch: Path) -> list[str]:
+def environment() -> dict[str, str]:
+    """Variables of this process that make part of a job."""
+    return {name: value for name, value in os.environ.items() if name.startswith("DRA_") or name == "VERL_PLATFORM"}
+
+
+def sbatch(folder: Path, sweep: Sweep, points: Sequence[int]) -> list[str]:
     """The command that submits `points` of the sweep in `folder` as one array."""
     limit = f"%{sweep.max_running}" if sweep.max_running else ""
     return [
@@ -35,19 +40,22 @@ def sbatch(folder: Path, sweep: Sweep, points: Sequence[int], ray_sbatch: Path) 
         "--parsable",
         f"--array={_ranges(points)}{limit}",
         f"--output={folder}/%a/slurm.out",
+        f"--chdir={sweep.cwd}",
         *sweep.sbatch,
-        str(ray_sbatch),
+        sweep.script,
+        *("--sweep", str(folder)),
         *sweep.command,
     ]
 
 
-def submit(folder: Path, sweep: Sweep, points: Sequence[int], ray_sbatch: Path) -> Submission:
+def submit(folder: Path, sweep: Sweep, points: Sequence[int]) -> Submission:
     """Submit `points`; the sweep's sweep.json tells of it.
 
     Raises:
         SweepError: sbatch refused, or is not there.
     """
-    shown = _output(sbatch(folder, sweep, points, ray_sbatch), {"DRA_SWEEP": str(folder)})
+    others = {name: value for name, value in os.environ.items() if name not in environment()}
+    shown = _output(sbatch(folder, sweep, points), {**others, **sweep.environment})
     submission = Submission(job=int(shown.strip().split(";")[0]), points=list(points))
     sweep.submissions.append(submission)
     sweep.save(folder)
@@ -68,11 +76,11 @@ def queued() -> dict[tuple[int, int], str]:
     return states
 
 
-def _output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def _output(command: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **(environment or {})},
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,0 +1,63 @@
+"""What a point's job adds to its command (launch/slurm/ray.sbatch), so that points are checked as they will run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+
+def added(given: Sequence[str], folder: Path, sbatch: Sequence[str]) -> list[str]:
+    """The overrides that `ray.sbatch` adds unless the command has them.
+
+    Args:
+        given: the command's.
+        folder: the point's.
+        sbatch: options of sbatch; nodes and GPUs that they don't name are not added.
+    """
+    nodes, gpus = _asked(sbatch)
+    run, checkpoints = (
+        QuotedString(str(path), Quote.single).with_quotes() for path in (folder, folder / "checkpoints")
+    )
+    adds = {
+        "trainer.nnodes": nodes,
+        "trainer.n_gpus_per_node": gpus or None,
+        "hydra.run.dir": run,
+        "trainer.default_local_dir": checkpoints,
+        "trainer.resume_mode": "auto",
+    }
+    keys = {re.sub(r"^\+{1,2}", "", override).partition("=")[0] for override in given}
+    return [f"{key}={value}" for key, value in adds.items() if value is not None and key not in keys]
+
+
+def _asked(sbatch: Sequence[str]) -> tuple[int | None, int | None]:
+    """Nodes, and GPUs of each; None where the options don't say."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-N", "--nodes")
+    parser.add_argument("-G", "--gpus")
+    parser.add_argument("--gpus-per-node")
+    parser.add_argument("--gres")
+    try:
+        options, _ = parser.parse_known_args(sbatch)
+    except argparse.ArgumentError:  # sbatch will say it
+        return None, None
+    nodes = int(options.nodes) if re.fullmatch(r"\d+", options.nodes or "") else None
+    if by_hand := os.environ.get("DRA_GPUS"):
+        return nodes, int(by_hand)
+    for resource in (options.gres or "").split(","):
+        if re.match(r"gpu(:|$)", resource):
+            return nodes, _number(resource) or 1
+    if options.gpus_per_node:
+        return nodes, _number(options.gpus_per_node)
+    all_gpus = _number(options.gpus or "")
+    return nodes, all_gpus // nodes if all_gpus and nodes else None
+
+
+def _number(resource: str) -> int | None:
+    """Of `gpu:8`, `gpu:h100:8`, `h100:8` or `8`."""
+    number = resource.rpartition(":")[2]
+    return int(number) if number.isdigit() else None
