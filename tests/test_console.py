@@ -97,6 +97,7 @@ def test_the_summary_says_once_what_was_measured_once() -> None:
     assert summary.lines() == ["steps: 0", "validation task/acc/mean@4: 0.500 (step 0)"]
 
 
+@pytest.mark.slow
 def test_a_point_of_a_sweep_says_why_it_failed_before_the_next_begins(tmp_path: Path) -> None:
     code = (
         "import sys\n"

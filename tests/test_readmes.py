@@ -247,6 +247,7 @@ def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkey
         check(config)
 
 
+@pytest.mark.slow
 def test_what_is_to_be_installed_can_be_resolved(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(ROOT / "verl_dra", source / "verl_dra", ignore=shutil.ignore_patterns("__pycache__"))
