@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
-from unittest.mock import patch
 
+from huggingface_hub import constants
 from omegaconf import DictConfig, OmegaConf
 
 from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
@@ -56,8 +57,7 @@ def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
         config = replace(config, device="cpu")
     try:
         started = time.perf_counter()
-        # Read at every request.
-        with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):
+        with _hub_off():
             encoder = build_encoder(config)
         encoder.encode(["The first call is slower."])
         loaded = time.perf_counter()
@@ -85,6 +85,16 @@ def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
         _NAME,
         f"{encoder}: {vectors.shape[1]} dimensions, {speed:,.0f} short texts/s, ready in {loaded - started:.1f} s",
     )
+
+
+@contextmanager
+def _hub_off() -> Iterator[None]:
+    """No request to the hub: huggingface_hub reads this constant before each."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _is_for_the_hub(config: EmbeddingConfig, error: Exception) -> bool:
