@@ -67,32 +67,26 @@ class SlowToLoadEncoder(NgramEncoder):
 
 
 class OnceBrokenEncoder(NgramEncoder):
-    """Fails on everything in the process that loads it first (told by the file `.broken` beside `config.model`)."""
+    """Fails on everything in the processes that load it first; each adds a line to `.loads` beside `config.model`."""
 
-    def __init__(self, config: EmbeddingConfig) -> None:
-        mark = Path(config.model).with_suffix(".broken")
-        self._works = mark.exists()
-        mark.touch()
-
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        if not self._works:
-            raise RuntimeError("an illegal memory access was encountered")
-        return super().encode(texts)
-
-
-class BrokenForAWhileEncoder(NgramEncoder):
-    """Fails on everything in the first four processes that load it; each adds a line to `.loads`."""
+    processes = 1
 
     def __init__(self, config: EmbeddingConfig) -> None:
         loads = Path(config.model).with_suffix(".loads")
         with loads.open("a") as file:
             file.write("begun\n")
-        self._works = len(loads.read_text().splitlines()) > 4
+        self._works = len(loads.read_text().splitlines()) > self.processes
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if not self._works:
             raise RuntimeError("an illegal memory access was encountered")
         return super().encode(texts)
+
+
+class BrokenForAWhileEncoder(OnceBrokenEncoder):
+    """Is broken three times."""
+
+    processes = 3
 
 
 class FatalEncoder(NgramEncoder):

@@ -335,7 +335,7 @@ def test_an_encoder_that_stays_broken_is_tried_until_the_deadline(start: Callabl
     run.submit(texts)
     scores = run.scores(texts)
     assert_right(scores, texts)
-    assert len(run.gate.with_suffix(".loads").read_text().splitlines()) == 5
+    assert len(run.gate.with_suffix(".loads").read_text().splitlines()) == 4
 
 
 def test_an_encoder_that_broke_is_loaded_again(start: Callable[..., Run]) -> None:
