@@ -186,7 +186,7 @@ def test_a_setup_that_is_not_there_ends_the_job(slurm: Lab, work: Path) -> None:
     job = submit(slurm, work, DRA_SETUP="/nowhere/setup.sh")
     ended = slurm.wait(job, seconds=60)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
-    assert "n2 can't read DRA_SETUP=/nowhere/setup.sh" in shown(work, job)
+    assert "n1 can't read DRA_SETUP=/nowhere/setup.sh" in shown(work, job)
 
 
 def test_a_lost_worker_ends_the_job(slurm: Lab, work: Path) -> None:
