@@ -195,8 +195,9 @@ class ScorerPool:
 
     def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
         """Send the texts of what scorers say within a moment that they lack."""
-        deadline = time.monotonic() + self._config.deadline_s
-        self._answer(pending, fetch_texts, deadline, timeout_s=_SAY_S, replies=len(pending.parts))
+        if pending.parts:
+            deadline = time.monotonic() + self._config.deadline_s
+            self._answer(pending, fetch_texts, deadline, timeout_s=_SAY_S, replies=len(pending.parts))
 
     def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
         """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
