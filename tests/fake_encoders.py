@@ -16,6 +16,7 @@ from verl_dra.embedding.ngram import NgramEncoder
 
 POISON = "poison"
 BREAK = "break"
+STALL = "stall"
 
 
 class GatedEncoder:
@@ -53,6 +54,17 @@ class FileGatedEncoder:
         if POISON in texts:
             raise RuntimeError(f"{POISON} can't be embedded")
         return NgramEncoder().encode(texts)
+
+
+class SlowEncoder(NgramEncoder):
+    """Takes 0.3 s for each text, and for ever for `STALL`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        time.sleep(3600 if STALL in texts else 0.3 * len(texts))
+        return super().encode(texts)
 
 
 class SlowToLoadEncoder(NgramEncoder):

@@ -17,7 +17,7 @@ import numpy as np
 import oracles
 import pytest
 import ray
-from fake_encoders import BREAK, POISON
+from fake_encoders import BREAK, POISON, STALL
 from local_ray import local_ray
 from omegaconf import OmegaConf
 from processes import alive
@@ -400,10 +400,36 @@ def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:
     run.close_gate()
     with pytest.raises(
         NoScoresError,
-        match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed: 3 texts are not embed",
+        match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed without a text "
+        r"embedded: 3 texts are not embedded yet",
     ):
         run.scores(texts)
     run.gate.touch()
+
+
+def long_completions() -> Texts:
+    """16 that differ, each a call of the encoder."""
+    return {s: f"{text} {s}{' ' * 2**18}" for s, text in completions(groups=4, size=4).items()}
+
+
+def test_a_step_waits_for_a_slow_scorer_as_long_as_it_embeds_texts(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:SlowEncoder", deadline_s=2)
+    texts = long_completions()
+    before = time.monotonic()
+    scores = run.scores(texts)
+    assert time.monotonic() - before > 4
+    assert scores.scored.all()
+    assert_right(scores, texts)
+
+
+def test_a_scorer_that_stops_embedding_keeps_a_step_no_longer_than_a_deadline(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:SlowEncoder", deadline_s=2)
+    texts = long_completions()
+    texts[list(texts)[9]] = STALL
+    before = time.monotonic()
+    with pytest.raises(NoScoresError, match="have passed without a text embedded"):
+        run.scores(texts)
+    assert time.monotonic() - before > 3
 
 
 def test_after_the_deadline_groups_that_are_there_are_scored_and_the_others_left_raw(start: Callable[..., Run]) -> None:

@@ -103,6 +103,8 @@ class _Part:
     reply: Any = None
     """Object reference, or None while it is to be asked again at `ask_at`."""
     ask_at: float = 0.0
+    deadline: float = 0.0
+    """When it is given up; moves on while its scorer embeds texts."""
     texts: dict[Session, str] = field(default_factory=dict)
     """Those fetched so far."""
     error: str = "it gives no answer"
@@ -189,36 +191,41 @@ class ScorerPool:
             if len(rows):
                 of_part = [uid for uid in show if replica_of(uid, len(self)) == i]
                 parts.append(_Part(i, rows, [sessions[row] for row in rows], of_part))
+        pending = PendingScores(step, parts)
+        self._set_deadlines(pending)
         for part in parts:
-            self._ask(part, self._config.deadline_s)
-        return PendingScores(step, parts)
+            self._ask(part)
+        return pending
 
     def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
         """Send the texts of what scorers say within a moment that they lack."""
         if pending.parts:
-            deadline = time.monotonic() + self._config.deadline_s
-            self._answer(pending, fetch_texts, deadline, timeout_s=_SAY_S, replies=len(pending.parts))
+            self._set_deadlines(pending)
+            self._answer(pending, fetch_texts, timeout_s=_SAY_S, replies=len(pending.parts))
 
     def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
         """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
 
         Raises:
-            NoScoresError: with `dra.on_failure=raise`, some are not there after `dra.scorer.deadline_s`, or the encoder
-                fails on a text again and again while it embeds others, or a scorer can't score what it has.
+            NoScoresError: with `dra.on_failure=raise`, some are not there and their scorer has embedded nothing for
+                `dra.scorer.deadline_s`, or the encoder fails on a text again and again while it embeds others, or a
+                scorer can't score what it has.
         """
-        deadline = time.monotonic() + self._config.deadline_s
+        self._set_deadlines(pending)
         while pending.parts:
             now = time.monotonic()
-            if now >= deadline + _GRACE_S:
-                for part in pending.parts:
+            if late := [part for part in pending.parts if now >= part.deadline + _GRACE_S]:
+                for part in late:
                     loading = part.reply is not None and self._is_loading(part.replica)
-                    part.error = f"{_LOADING if loading else part.error}, and {self._deadline()} have passed"
+                    part.error = f"{_LOADING if loading else part.error}, and {self._deadline()}"
                     part.hung = part.reply is not None and not part.lost and not loading
                     part.lost |= part.hung or loading
-                self._give_up(pending.parts, pending.step)
-                break
+                    pending.parts.remove(part)
+                self._give_up(late, pending.step)
+                continue
+            left = min(part.deadline for part in pending.parts) + _GRACE_S - now
             asked = all(part.reply is not None for part in pending.parts)
-            self._answer(pending, fetch_texts, deadline, deadline + _GRACE_S - now if asked else _ASK_AGAIN_S)
+            self._answer(pending, fetch_texts, left if asked else _ASK_AGAIN_S)
         return pending.step
 
     def accept(self, accepting: bool) -> None:
@@ -231,26 +238,29 @@ class ScorerPool:
         for replica in self._replicas:
             ray.kill(replica)
 
-    def _answer(
-        self, pending: PendingScores, fetch_texts: FetchTexts, deadline: float, timeout_s: float, replies: int = 1
-    ) -> None:
+    def _set_deadlines(self, pending: PendingScores) -> None:
+        for part in pending.parts:
+            part.deadline = time.monotonic() + self._config.deadline_s
+
+    def _answer(self, pending: PendingScores, fetch_texts: FetchTexts, timeout_s: float, replies: int = 1) -> None:
         """Wait at most `timeout_s` for so many replies, and act on those that are there."""
         for part in pending.parts:
             if part.reply is None and time.monotonic() >= part.ask_at:
-                self._ask(part, deadline - time.monotonic())
+                self._ask(part)
         part_of = {part.reply: part for part in pending.parts if part.reply is not None}
         if not part_of:
             time.sleep(timeout_s)
             return
         for reply in ray.wait(list(part_of), num_returns=min(replies, len(part_of)), timeout=timeout_s)[0]:
             part = part_of[reply]
-            if self._settle(part, pending.step, fetch_texts, deadline):
+            if self._settle(part, pending.step, fetch_texts):
                 pending.parts.remove(part)
 
-    def _ask(self, part: _Part, within_s: float) -> None:
-        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, max(within_s, 0), part.show)
+    def _ask(self, part: _Part) -> None:
+        within_s = max(part.deadline - time.monotonic(), 0)
+        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, within_s, part.show)
 
-    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts, deadline: float) -> bool:
+    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts) -> bool:
         """Act on a reply; whether the part is done with."""
         try:
             answer = ray.get(part.reply)
@@ -271,7 +281,7 @@ class ScorerPool:
             step.fallbacks += 1
             step.missing_rows += len(fetched.keys() - part.texts.keys())
             part.texts.update(fetched)
-        elif self._is_hopeless(part, answer, deadline):
+        elif self._is_hopeless(part, answer):
             part.hung = answer.timed_out and answer.broken
             self._give_up([part], step)
             return True
@@ -279,9 +289,9 @@ class ScorerPool:
             step.fallbacks += 1
             if not answer.timed_out:
                 pause = min(_PAUSE_S * 4 ** (part.encoder_failures - 1), _LONGEST_PAUSE_S)
-                part.reply, part.ask_at = None, min(time.monotonic() + pause, deadline)
+                part.reply, part.ask_at = None, min(time.monotonic() + pause, part.deadline)
                 return False
-        self._ask(part, deadline - time.monotonic())
+        self._ask(part)
         return False
 
     def _bring_back(self, part: _Part, error: RayError) -> None:
@@ -309,12 +319,14 @@ class ScorerPool:
         return bool(self._replicas[replica]._get_local_state() == ActorTableData.ActorState.RESTARTING)
 
     def _deadline(self) -> str:
-        return f"dra.scorer.deadline_s={self._config.deadline_s:g} s"
+        return f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed without a text embedded"
 
-    def _is_hopeless(self, part: _Part, answer: Failed, deadline: float) -> bool:
+    def _is_hopeless(self, part: _Part, answer: Failed) -> bool:
+        now = time.monotonic()
         if answer.timed_out:
-            part.error = f"{self._deadline()} have passed: {answer.error}"
-            return time.monotonic() >= deadline
+            part.error = f"{self._deadline()}: {answer.error}"
+            part.deadline = max(part.deadline, now - answer.stalled_s + self._config.deadline_s)
+            return now >= part.deadline
         part.error = (
             f"the encoder can't embed {len(answer.sessions)} of them, such as the completion "
             f"{answer.sessions[0].session_id} of uid {answer.sessions[0].uid}: {answer.error}"
@@ -322,7 +334,7 @@ class ScorerPool:
         part.encoder_failures += 1
         if answer.broken:
             self._restart(part, "its encoder fails on everything")
-            return time.monotonic() >= deadline
+            return now >= part.deadline
         return part.encoder_failures >= _ENCODER_TRIES
 
     def _restart(self, part: _Part, why: str) -> None:
