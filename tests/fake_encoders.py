@@ -153,6 +153,16 @@ class ShortTroubleEncoder(NgramEncoder):
         return super().encode(texts)
 
 
+class DiesWhileLoadingEncoder(NgramEncoder):
+    """Ends each process that loads it, as a system without memory does; each adds a line to `.loads` beside
+    `config.model`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        with Path(config.model).with_suffix(".loads").open("a") as file:
+            file.write("begun\n")
+        os._exit(137)
+
+
 class BrokenEncoder:
     """Can't be loaded."""
 

@@ -75,10 +75,16 @@ class Run:
 def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     pools: list[ScorerPool] = []
 
-    def start(encoder: str = "fake_encoders:FileGatedEncoder", trainer_pool: Any = (), **settings: Any) -> Run:
+    def start(
+        encoder: str = "fake_encoders:FileGatedEncoder",
+        trainer_pool: Any = (),
+        gate: Path | None = None,
+        **settings: Any,
+    ) -> Run:
         name = f"scorer_{uuid.uuid4().hex[:8]}"
-        gate = tmp_path_factory.mktemp(name) / "gate"
-        gate.touch()
+        if gate is None:
+            gate = tmp_path_factory.mktemp(name) / "gate"
+            gate.touch()
         on_failure = settings.pop("on_failure", "raise")
         config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
         embedding = EmbeddingConfig(encoder=encoder, model=str(gate))
@@ -392,6 +398,21 @@ def test_a_scorer_that_takes_longer_to_load_than_a_deadline_is_left_to_it(start:
 def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., Run]) -> None:
     with pytest.raises(RuntimeError, match=r"scorer could not start(.|\n)*this encoder has no weights"):
         start("fake_encoders:BrokenEncoder")
+
+
+def test_a_scorer_that_dies_while_it_loads_stops_the_start_at_once(start: Callable[..., Run], tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"its process ended while it loaded(.|\n)*worker process has died"
+    ) as refusal:
+        start("fake_encoders:DiesWhileLoadingEncoder", gate=tmp_path / "gate")
+    assert "not placed" not in str(refusal.value)
+    assert (tmp_path / "gate.loads").read_text() == "begun\n"
+
+
+def test_a_scorer_that_loads_for_too_long_is_not_said_to_lack_room(start: Callable[..., Run], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r" 1 of them are placed and still load their encoder") as refusal:
+        start("fake_encoders:SlowToLoadEncoder", gate=tmp_path / "gate", placement_timeout_s=20)
+    assert "not placed" not in str(refusal.value)
 
 
 def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:

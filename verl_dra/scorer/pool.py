@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from verl_dra.algorithm import SMIFunction
@@ -35,6 +36,7 @@ _LONGEST_PAUSE_S = 60.0
 # In which a scorer says what it lacks.
 _SAY_S = 0.02
 _LOADING = "it is starting again"
+_State = ActorTableData.ActorState
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
 
@@ -100,6 +102,8 @@ class _Part:
     sessions: list[Session]
     show: list[str]
     """Uids of its groups whose similarities are wanted."""
+    asked: Any = None
+    """The actor that was asked last."""
     reply: Any = None
     """Object reference, or None while it is to be asked again at `ask_at`."""
     ask_at: float = 0.0
@@ -135,7 +139,8 @@ class ScorerPool:
         trainer_pool: for colocated placement, the placement groups of the trainer's workers.
 
     Raises:
-        RuntimeError: a scorer is not placed and ready within `config.placement_timeout_s`, or its encoder fails.
+        RuntimeError: a scorer is not placed and ready within `config.placement_timeout_s`, or fails or dies while it
+            loads its encoder.
     """
 
     def __init__(
@@ -153,12 +158,17 @@ class ScorerPool:
         self._smi = smi
         self._on_failure = on_failure
         self._options = actor_options(config, config.num_replicas, trainer_pool)
-        self._replicas: list[Any] = [self._create(i) for i in range(len(self._options))]
+        self._reviving = threading.Lock()
+        self._replicas: list[Any] = []
         try:
+            for i in range(len(self._options)):
+                self._replicas.append(self._create(i))
             self._wait_until_ready()
         except BaseException:
             self.close()
             raise
+        for i, replica in enumerate(self._replicas):
+            self._revive_at_its_end(i, replica)
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -235,8 +245,10 @@ class ScorerPool:
 
     def close(self) -> None:
         """End the actors."""
-        for replica in self._replicas:
-            ray.kill(replica)
+        with self._reviving:
+            ended, self._replicas = self._replicas, []
+            for replica in ended:
+                ray.kill(replica)
 
     def _set_deadlines(self, pending: PendingScores) -> None:
         for part in pending.parts:
@@ -258,7 +270,8 @@ class ScorerPool:
 
     def _ask(self, part: _Part) -> None:
         within_s = max(part.deadline - time.monotonic(), 0)
-        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, within_s, part.show)
+        part.asked = self._replicas[part.replica]
+        part.reply = part.asked.collect.remote(part.sessions, part.texts, within_s, part.show)
 
     def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts) -> bool:
         """Act on a reply; whether the part is done with."""
@@ -295,28 +308,45 @@ class ScorerPool:
         return False
 
     def _bring_back(self, part: _Part, error: RayError) -> None:
-        """Create a scorer again that is dead for good; Ray restarts others and sends their calls again.
-
-        The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
-        """
+        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good, and sends their calls
+        again."""
         part.error = f"it was lost ({type(error).__name__})"
         part.lost = True
         part.reply, part.ask_at = None, time.monotonic()
-        if isinstance(error, ActorDiedError):
-            logger.warning("diversity scorer %d died; it is started again", part.replica)
+        if not isinstance(error, ActorDiedError) or not self._revive(part.replica, part.asked):
+            part.ask_at += _ASK_AGAIN_S
+
+    def _revive_at_its_end(self, i: int, first: Any) -> None:
+        """Start a scorer again as soon as its first process ends, which Ray does not restart."""
+        ended = first.live.remote().future()
+        # Ray's own thread, which calls back, can't make an actor.
+        ended.add_done_callback(lambda _: threading.Thread(target=self._revive, args=(i, first), daemon=True).start())
+
+    def _revive(self, i: int, dead: Any) -> bool:
+        """Create a scorer again that is dead for good, unless that is done; whether there is another one.
+
+        The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
+        """
+        with self._reviving:
+            if not self._replicas or self._replicas[i] is not dead:
+                return bool(self._replicas)
+            logger.warning("diversity scorer %d died; it is started again", i)
             # An actor whose constructor failed keeps its name until it is killed (Ray 2.60).
-            ray.kill(self._replicas[part.replica])
+            ray.kill(dead)
             try:
-                self._replicas[part.replica] = self._create(part.replica, recreated=True)
-                return
+                self._replicas[i] = self._create(i, recreated=True)
             except ValueError as taken:
                 logger.info("%s", taken)
-        part.ask_at += _ASK_AGAIN_S
+                return False
+            return True
 
     def _is_loading(self, replica: int) -> bool:
-        """Whether Ray is starting it again: ended for giving no answer, it would begin anew at every deadline."""
+        """Whether it is being started again: ended for giving no answer, it would begin anew at every deadline."""
+        return self._state(replica) not in (_State.ALIVE, _State.DEAD)
+
+    def _state(self, replica: int) -> int:
         # The one call for this that needs no dashboard; Ray Data relies on it (Ray 2.60).
-        return bool(self._replicas[replica]._get_local_state() == ActorTableData.ActorState.RESTARTING)
+        return int(self._replicas[replica]._get_local_state())
 
     def _deadline(self) -> str:
         return f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed without a text embedded"
@@ -373,12 +403,13 @@ class ScorerPool:
                 self._restart(part, "it does not come back from what it does")
 
     def _create(self, i: int, recreated: bool = False) -> Any:
-        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
+        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s. But none of what never was
+        # ready: Ray would start it for ever and not say how it ended.
         return (
             remote_scorer()
             .options(
                 name=replica_name(str(self._config.name), i),
-                max_restarts=-1,
+                max_restarts=-1 if recreated else 0,
                 max_task_retries=-1,
                 **self._options[i],
             )
@@ -386,22 +417,42 @@ class ScorerPool:
         )
 
     def _wait_until_ready(self) -> None:
-        waiting = [replica.ready.remote() for replica in self._replicas]
-        ready, not_ready = ray.wait(waiting, num_returns=len(waiting), timeout=self._config.placement_timeout_s)
-        if not_ready:
+        until = time.monotonic() + self._config.placement_timeout_s
+        waiting = {replica.ready.remote(): i for i, replica in enumerate(self._replicas)}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(until - time.monotonic(), 0))
+            if not ready:
+                raise RuntimeError(self._why_not_ready(list(waiting.values())))
+            for reply in ready:
+                del waiting[reply]
+                try:
+                    ray.get(reply)
+                except RayTaskError as error:
+                    raise RuntimeError(f"a diversity scorer could not start: {error}") from error
+                except RayError as error:
+                    raise RuntimeError(
+                        "a diversity scorer could not start: its process ended while it loaded its encoder. What it "
+                        f"wrote last is in worker-*-PID.err of Ray's logs on its node. Ray says: {error}"
+                    ) from error
+
+    def _why_not_ready(self, replicas: Sequence[int]) -> str:
+        loading = sum(self._state(i) == _State.ALIVE for i in replicas)
+        why = (
+            f"{len(replicas)} of {len(self)} diversity scorers were not ready within "
+            f"dra.scorer.placement_timeout_s={self._config.placement_timeout_s:g} s."
+        )
+        if loading:
+            why += f" {loading} of them are placed and still load their encoder, which a longer time may mend."
+        if loading < len(replicas):
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
             has = ", ".join(f"{name} {free.get(name, 0):g} of {total.get(name, 0):g} free" for name in ("CPU", "GPU"))
-            raise RuntimeError(
-                f"{len(not_ready)} of {len(waiting)} diversity scorers were not placed and ready within "
-                f"dra.scorer.placement_timeout_s={self._config.placement_timeout_s:g} s. Asked for, with placement "
+            why += (
+                f" {len(replicas) - loading} of them are not placed. Asked for, with placement "
                 f"{self._config.placement}: {describe(self._options)}. The cluster has: {has}. Leave room for them "
                 "(for dedicated: lower trainer.n_gpus_per_node), ask for fewer, or use dra.scorer.placement=cpu"
             )
-        try:
-            ray.get(ready)
-        except RayActorError as error:
-            raise RuntimeError(f"a diversity scorer could not start: {error}") from error
+        return why
 
 
 def _by_group(sessions: Sequence[Session]) -> list[np.ndarray]:
