@@ -16,6 +16,7 @@ from verl_dra.embedding.ngram import NgramEncoder
 
 POISON = "poison"
 BREAK = "break"
+STALL = "stall"
 
 
 class GatedEncoder:
@@ -53,6 +54,17 @@ class FileGatedEncoder:
         if POISON in texts:
             raise RuntimeError(f"{POISON} can't be embedded")
         return NgramEncoder().encode(texts)
+
+
+class SlowEncoder(NgramEncoder):
+    """Takes 0.3 s for each text, and for ever for `STALL`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        time.sleep(3600 if STALL in texts else 0.3 * len(texts))
+        return super().encode(texts)
 
 
 class SlowToLoadEncoder(NgramEncoder):
@@ -109,7 +121,7 @@ class FlatEncoder(NgramEncoder):
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encoded = super().encode(texts)
-        return Encoded(encoded.vectors[:, :, None], encoded.tokens, encoded.truncated_tokens)
+        return replace(encoded, vectors=encoded.vectors[:, :, None])
 
 
 class BreaksMidwayEncoder(NgramEncoder):
@@ -141,6 +153,16 @@ class ShortTroubleEncoder(NgramEncoder):
         return super().encode(texts)
 
 
+class DiesWhileLoadingEncoder(NgramEncoder):
+    """Ends each process that loads it, as a system without memory does; each adds a line to `.loads` beside
+    `config.model`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        with Path(config.model).with_suffix(".loads").open("a") as file:
+            file.write("begun\n")
+        os._exit(137)
+
+
 class BrokenEncoder:
     """Can't be loaded."""
 
@@ -165,9 +187,7 @@ class NoisyEncoder:
         self._calls += 1
         exact = NgramEncoder().encode(texts)
         noise = torch.randn(exact.vectors.shape, generator=torch.Generator().manual_seed(self._calls))
-        return Encoded(
-            torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, exact.truncated_tokens
-        )
+        return replace(exact, vectors=torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1))
 
 
 class TwiceAsLongEncoder(NgramEncoder):

@@ -17,7 +17,7 @@ import numpy as np
 import oracles
 import pytest
 import ray
-from fake_encoders import BREAK, POISON
+from fake_encoders import BREAK, POISON, STALL
 from local_ray import local_ray
 from omegaconf import OmegaConf
 from processes import alive
@@ -75,10 +75,16 @@ class Run:
 def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Run]]:
     pools: list[ScorerPool] = []
 
-    def start(encoder: str = "fake_encoders:FileGatedEncoder", trainer_pool: Any = (), **settings: Any) -> Run:
+    def start(
+        encoder: str = "fake_encoders:FileGatedEncoder",
+        trainer_pool: Any = (),
+        gate: Path | None = None,
+        **settings: Any,
+    ) -> Run:
         name = f"scorer_{uuid.uuid4().hex[:8]}"
-        gate = tmp_path_factory.mktemp(name) / "gate"
-        gate.touch()
+        if gate is None:
+            gate = tmp_path_factory.mktemp(name) / "gate"
+            gate.touch()
         on_failure = settings.pop("on_failure", "raise")
         config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
         embedding = EmbeddingConfig(encoder=encoder, model=str(gate))
@@ -394,16 +400,57 @@ def test_an_encoder_that_cannot_be_loaded_stops_the_start(start: Callable[..., R
         start("fake_encoders:BrokenEncoder")
 
 
+def test_a_scorer_that_dies_while_it_loads_stops_the_start_at_once(start: Callable[..., Run], tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"its process ended while it loaded(.|\n)*worker process has died"
+    ) as refusal:
+        start("fake_encoders:DiesWhileLoadingEncoder", gate=tmp_path / "gate")
+    assert "not placed" not in str(refusal.value)
+    assert (tmp_path / "gate.loads").read_text() == "begun\n"
+
+
+def test_a_scorer_that_loads_for_too_long_is_not_said_to_lack_room(start: Callable[..., Run], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r" 1 of them are placed and still load their encoder") as refusal:
+        start("fake_encoders:SlowToLoadEncoder", gate=tmp_path / "gate", placement_timeout_s=20)
+    assert "not placed" not in str(refusal.value)
+
+
 def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:
     run = start(deadline_s=1)
     texts = completions(groups=1)
     run.close_gate()
     with pytest.raises(
         NoScoresError,
-        match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed: 3 texts are not embed",
+        match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed without a text "
+        r"embedded: 3 texts are not embedded yet",
     ):
         run.scores(texts)
     run.gate.touch()
+
+
+def long_completions() -> Texts:
+    """16 that differ, each a call of the encoder."""
+    return {s: f"{text} {s}{' ' * 2**18}" for s, text in completions(groups=4, size=4).items()}
+
+
+def test_a_step_waits_for_a_slow_scorer_as_long_as_it_embeds_texts(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:SlowEncoder", deadline_s=2)
+    texts = long_completions()
+    before = time.monotonic()
+    scores = run.scores(texts)
+    assert time.monotonic() - before > 4
+    assert scores.scored.all()
+    assert_right(scores, texts)
+
+
+def test_a_scorer_that_stops_embedding_keeps_a_step_no_longer_than_a_deadline(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:SlowEncoder", deadline_s=2)
+    texts = long_completions()
+    texts[list(texts)[9]] = STALL
+    before = time.monotonic()
+    with pytest.raises(NoScoresError, match="have passed without a text embedded"):
+        run.scores(texts)
+    assert time.monotonic() - before > 3
 
 
 def test_after_the_deadline_groups_that_are_there_are_scored_and_the_others_left_raw(start: Callable[..., Run]) -> None:

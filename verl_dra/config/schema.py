@@ -38,7 +38,7 @@ class DRAConfig:
     """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class;
     None for reward.reward_manager, which is naive where it is not set."""
     on_failure: str = "raise"
-    """Groups without scores after dra.scorer.deadline_s, or whose texts the encoder can't embed: `raise` ends the run,
+    """Groups whose scorer embeds nothing for dra.scorer.deadline_s, or can't embed them: `raise` ends the run,
     `unadjusted` keeps their raw rewards and counts them."""
     console: str = "quiet"
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,10 @@ from verl_dra.scorer.telemetry import Telemetry
 
 
 class DiversityScorer:
-    """Runs a `Scorer` in a process of its own. Ray runs the constructor again at each restart.
+    """Runs a `Scorer` in a process of its own.
+
+    The first process loads its encoder when it is asked whether it is `ready`, so that who asks sees how it died there.
+    Later ones, which nobody may ask, load it in the constructor, which Ray runs again at each restart.
 
     Submissions have a thread of their own, so that they never wait behind a collection, nor a collection behind one
     that waits for room.
@@ -29,18 +33,12 @@ class DiversityScorer:
     def __init__(
         self, embedding: EmbeddingConfig, smi: SMIFunction, config: ScorerConfig, recreated: bool = False
     ) -> None:
-        context = ray.get_runtime_context()
-        self._encoder = build_encoder(replace(embedding, device=embedding.device or _device()))
-        self._scorer = Scorer(
-            self._encoder,
-            smi,
-            config.max_rows,
-            config.max_queue_rows,
-            config.max_queue_bytes,
-            Telemetry(str(context.get_actor_name()), recreated or bool(context.was_current_actor_reconstructed)),
-            # Its requests have time-outs, and a scorer that is started again needs the server that it may wait for.
-            hung_s=math.inf if embedding.encoder == "openai" else HUNG_S,
-        )
+        self._embedding = embedding
+        self._smi = smi
+        self._config = config
+        self._restarted = recreated or bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        if self._restarted:
+            self._load()
 
     @ray.method(concurrency_group="submit")
     def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
@@ -67,12 +65,32 @@ class DiversityScorer:
     @ray.method(concurrency_group="collect")
     def ready(self) -> int:
         """The process id, once the encoder is loaded."""
+        if not hasattr(self, "_scorer"):
+            self._load()
         return os.getpid()
+
+    @ray.method(concurrency_group="life")
+    def live(self) -> None:
+        """Never returns; the call fails when the process ends."""
+        threading.Event().wait()
 
     @ray.method(concurrency_group="collect")
     def encoder(self) -> str:
         """The encoder in words."""
         return str(self._encoder)
+
+    def _load(self) -> None:
+        self._encoder = build_encoder(replace(self._embedding, device=self._embedding.device or _device()))
+        self._scorer = Scorer(
+            self._encoder,
+            self._smi,
+            self._config.max_rows,
+            self._config.max_queue_rows,
+            self._config.max_queue_bytes,
+            Telemetry(str(ray.get_runtime_context().get_actor_name()), self._restarted),
+            # Its requests have time-outs, and a scorer that is started again needs the server that it may wait for.
+            hung_s=math.inf if self._embedding.encoder == "openai" else HUNG_S,
+        )
 
 
 def _device() -> str:
@@ -87,4 +105,4 @@ def _device() -> str:
 
 def remote_scorer() -> Any:
     """The Ray actor class."""
-    return ray.remote(concurrency_groups={"submit": 1, "collect": 4})(DiversityScorer)  # type: ignore[call-overload]
+    return ray.remote(concurrency_groups={"submit": 1, "collect": 4, "life": 1})(DiversityScorer)  # type: ignore[call-overload]

@@ -68,6 +68,8 @@ class Failed:
     """Whether it was still trying; else the encoder raised an error on each of the texts alone."""
     broken: bool = False
     """Whether the encoder fails on a plain word as well, or does not come back from a call."""
+    stalled_s: float = field(default=0.0, compare=False)
+    """Where it was still trying: seconds since it last embedded a text, whichever."""
 
 
 @dataclass(frozen=True)

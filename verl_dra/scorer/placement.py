@@ -37,7 +37,8 @@ class ScorerConfig:
     placement_timeout_s: float = 300
     """Seconds within which every scorer must be placed and have loaded its encoder."""
     deadline_s: float = 600
-    """Seconds that a step waits for its scores at most; then `dra.on_failure` decides."""
+    """Seconds without a text embedded that a step waits for a scorer; then `dra.on_failure` decides. While a scorer
+    embeds texts, the step waits."""
     name: str | None = None
     """Prefix of the actors' names; None for one made for the run."""
 

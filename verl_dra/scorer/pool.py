@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from verl_dra.algorithm import SMIFunction
@@ -35,6 +36,7 @@ _LONGEST_PAUSE_S = 60.0
 # In which a scorer says what it lacks.
 _SAY_S = 0.02
 _LOADING = "it is starting again"
+_State = ActorTableData.ActorState
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
 
@@ -100,9 +102,13 @@ class _Part:
     sessions: list[Session]
     show: list[str]
     """Uids of its groups whose similarities are wanted."""
+    asked: Any = None
+    """The actor that was asked last."""
     reply: Any = None
     """Object reference, or None while it is to be asked again at `ask_at`."""
     ask_at: float = 0.0
+    deadline: float = 0.0
+    """When it is given up; moves on while its scorer embeds texts."""
     texts: dict[Session, str] = field(default_factory=dict)
     """Those fetched so far."""
     error: str = "it gives no answer"
@@ -133,7 +139,8 @@ class ScorerPool:
         trainer_pool: for colocated placement, the placement groups of the trainer's workers.
 
     Raises:
-        RuntimeError: a scorer is not placed and ready within `config.placement_timeout_s`, or its encoder fails.
+        RuntimeError: a scorer is not placed and ready within `config.placement_timeout_s`, or fails or dies while it
+            loads its encoder.
     """
 
     def __init__(
@@ -151,12 +158,17 @@ class ScorerPool:
         self._smi = smi
         self._on_failure = on_failure
         self._options = actor_options(config, config.num_replicas, trainer_pool)
-        self._replicas: list[Any] = [self._create(i) for i in range(len(self._options))]
+        self._reviving = threading.Lock()
+        self._replicas: list[Any] = []
         try:
+            for i in range(len(self._options)):
+                self._replicas.append(self._create(i))
             self._wait_until_ready()
         except BaseException:
             self.close()
             raise
+        for i, replica in enumerate(self._replicas):
+            self._revive_at_its_end(i, replica)
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -189,36 +201,41 @@ class ScorerPool:
             if len(rows):
                 of_part = [uid for uid in show if replica_of(uid, len(self)) == i]
                 parts.append(_Part(i, rows, [sessions[row] for row in rows], of_part))
+        pending = PendingScores(step, parts)
+        self._set_deadlines(pending)
         for part in parts:
-            self._ask(part, self._config.deadline_s)
-        return PendingScores(step, parts)
+            self._ask(part)
+        return pending
 
     def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
         """Send the texts of what scorers say within a moment that they lack."""
         if pending.parts:
-            deadline = time.monotonic() + self._config.deadline_s
-            self._answer(pending, fetch_texts, deadline, timeout_s=_SAY_S, replies=len(pending.parts))
+            self._set_deadlines(pending)
+            self._answer(pending, fetch_texts, timeout_s=_SAY_S, replies=len(pending.parts))
 
     def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
         """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
 
         Raises:
-            NoScoresError: with `dra.on_failure=raise`, some are not there after `dra.scorer.deadline_s`, or the encoder
-                fails on a text again and again while it embeds others, or a scorer can't score what it has.
+            NoScoresError: with `dra.on_failure=raise`, some are not there and their scorer has embedded nothing for
+                `dra.scorer.deadline_s`, or the encoder fails on a text again and again while it embeds others, or a
+                scorer can't score what it has.
         """
-        deadline = time.monotonic() + self._config.deadline_s
+        self._set_deadlines(pending)
         while pending.parts:
             now = time.monotonic()
-            if now >= deadline + _GRACE_S:
-                for part in pending.parts:
+            if late := [part for part in pending.parts if now >= part.deadline + _GRACE_S]:
+                for part in late:
                     loading = part.reply is not None and self._is_loading(part.replica)
-                    part.error = f"{_LOADING if loading else part.error}, and {self._deadline()} have passed"
+                    part.error = f"{_LOADING if loading else part.error}, and {self._deadline()}"
                     part.hung = part.reply is not None and not part.lost and not loading
                     part.lost |= part.hung or loading
-                self._give_up(pending.parts, pending.step)
-                break
+                    pending.parts.remove(part)
+                self._give_up(late, pending.step)
+                continue
+            left = min(part.deadline for part in pending.parts) + _GRACE_S - now
             asked = all(part.reply is not None for part in pending.parts)
-            self._answer(pending, fetch_texts, deadline, deadline + _GRACE_S - now if asked else _ASK_AGAIN_S)
+            self._answer(pending, fetch_texts, left if asked else _ASK_AGAIN_S)
         return pending.step
 
     def accept(self, accepting: bool) -> None:
@@ -228,29 +245,35 @@ class ScorerPool:
 
     def close(self) -> None:
         """End the actors."""
-        for replica in self._replicas:
-            ray.kill(replica)
+        with self._reviving:
+            ended, self._replicas = self._replicas, []
+            for replica in ended:
+                ray.kill(replica)
 
-    def _answer(
-        self, pending: PendingScores, fetch_texts: FetchTexts, deadline: float, timeout_s: float, replies: int = 1
-    ) -> None:
+    def _set_deadlines(self, pending: PendingScores) -> None:
+        for part in pending.parts:
+            part.deadline = time.monotonic() + self._config.deadline_s
+
+    def _answer(self, pending: PendingScores, fetch_texts: FetchTexts, timeout_s: float, replies: int = 1) -> None:
         """Wait at most `timeout_s` for so many replies, and act on those that are there."""
         for part in pending.parts:
             if part.reply is None and time.monotonic() >= part.ask_at:
-                self._ask(part, deadline - time.monotonic())
+                self._ask(part)
         part_of = {part.reply: part for part in pending.parts if part.reply is not None}
         if not part_of:
             time.sleep(timeout_s)
             return
         for reply in ray.wait(list(part_of), num_returns=min(replies, len(part_of)), timeout=timeout_s)[0]:
             part = part_of[reply]
-            if self._settle(part, pending.step, fetch_texts, deadline):
+            if self._settle(part, pending.step, fetch_texts):
                 pending.parts.remove(part)
 
-    def _ask(self, part: _Part, within_s: float) -> None:
-        part.reply = self._replicas[part.replica].collect.remote(part.sessions, part.texts, max(within_s, 0), part.show)
+    def _ask(self, part: _Part) -> None:
+        within_s = max(part.deadline - time.monotonic(), 0)
+        part.asked = self._replicas[part.replica]
+        part.reply = part.asked.collect.remote(part.sessions, part.texts, within_s, part.show)
 
-    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts, deadline: float) -> bool:
+    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts) -> bool:
         """Act on a reply; whether the part is done with."""
         try:
             answer = ray.get(part.reply)
@@ -271,7 +294,7 @@ class ScorerPool:
             step.fallbacks += 1
             step.missing_rows += len(fetched.keys() - part.texts.keys())
             part.texts.update(fetched)
-        elif self._is_hopeless(part, answer, deadline):
+        elif self._is_hopeless(part, answer):
             part.hung = answer.timed_out and answer.broken
             self._give_up([part], step)
             return True
@@ -279,42 +302,61 @@ class ScorerPool:
             step.fallbacks += 1
             if not answer.timed_out:
                 pause = min(_PAUSE_S * 4 ** (part.encoder_failures - 1), _LONGEST_PAUSE_S)
-                part.reply, part.ask_at = None, min(time.monotonic() + pause, deadline)
+                part.reply, part.ask_at = None, min(time.monotonic() + pause, part.deadline)
                 return False
-        self._ask(part, deadline - time.monotonic())
+        self._ask(part)
         return False
 
     def _bring_back(self, part: _Part, error: RayError) -> None:
-        """Create a scorer again that is dead for good; Ray restarts others and sends their calls again.
-
-        The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
-        """
+        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good, and sends their calls
+        again."""
         part.error = f"it was lost ({type(error).__name__})"
         part.lost = True
         part.reply, part.ask_at = None, time.monotonic()
-        if isinstance(error, ActorDiedError):
-            logger.warning("diversity scorer %d died; it is started again", part.replica)
+        if not isinstance(error, ActorDiedError) or not self._revive(part.replica, part.asked):
+            part.ask_at += _ASK_AGAIN_S
+
+    def _revive_at_its_end(self, i: int, first: Any) -> None:
+        """Start a scorer again as soon as its first process ends, which Ray does not restart."""
+        ended = first.live.remote().future()
+        # Ray's own thread, which calls back, can't make an actor.
+        ended.add_done_callback(lambda _: threading.Thread(target=self._revive, args=(i, first), daemon=True).start())
+
+    def _revive(self, i: int, dead: Any) -> bool:
+        """Create a scorer again that is dead for good, unless that is done; whether there is another one.
+
+        The handle stays the one that made the actor: those that `ray.get_actor` gives don't keep it alive.
+        """
+        with self._reviving:
+            if not self._replicas or self._replicas[i] is not dead:
+                return bool(self._replicas)
+            logger.warning("diversity scorer %d died; it is started again", i)
             # An actor whose constructor failed keeps its name until it is killed (Ray 2.60).
-            ray.kill(self._replicas[part.replica])
+            ray.kill(dead)
             try:
-                self._replicas[part.replica] = self._create(part.replica, recreated=True)
-                return
+                self._replicas[i] = self._create(i, recreated=True)
             except ValueError as taken:
                 logger.info("%s", taken)
-        part.ask_at += _ASK_AGAIN_S
+                return False
+            return True
 
     def _is_loading(self, replica: int) -> bool:
-        """Whether Ray is starting it again: ended for giving no answer, it would begin anew at every deadline."""
+        """Whether it is being started again: ended for giving no answer, it would begin anew at every deadline."""
+        return self._state(replica) not in (_State.ALIVE, _State.DEAD)
+
+    def _state(self, replica: int) -> int:
         # The one call for this that needs no dashboard; Ray Data relies on it (Ray 2.60).
-        return bool(self._replicas[replica]._get_local_state() == ActorTableData.ActorState.RESTARTING)
+        return int(self._replicas[replica]._get_local_state())
 
     def _deadline(self) -> str:
-        return f"dra.scorer.deadline_s={self._config.deadline_s:g} s"
+        return f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed without a text embedded"
 
-    def _is_hopeless(self, part: _Part, answer: Failed, deadline: float) -> bool:
+    def _is_hopeless(self, part: _Part, answer: Failed) -> bool:
+        now = time.monotonic()
         if answer.timed_out:
-            part.error = f"{self._deadline()} have passed: {answer.error}"
-            return time.monotonic() >= deadline
+            part.error = f"{self._deadline()}: {answer.error}"
+            part.deadline = max(part.deadline, now - answer.stalled_s + self._config.deadline_s)
+            return now >= part.deadline
         part.error = (
             f"the encoder can't embed {len(answer.sessions)} of them, such as the completion "
             f"{answer.sessions[0].session_id} of uid {answer.sessions[0].uid}: {answer.error}"
@@ -322,7 +364,7 @@ class ScorerPool:
         part.encoder_failures += 1
         if answer.broken:
             self._restart(part, "its encoder fails on everything")
-            return time.monotonic() >= deadline
+            return now >= part.deadline
         return part.encoder_failures >= _ENCODER_TRIES
 
     def _restart(self, part: _Part, why: str) -> None:
@@ -361,12 +403,13 @@ class ScorerPool:
                 self._restart(part, "it does not come back from what it does")
 
     def _create(self, i: int, recreated: bool = False) -> Any:
-        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
+        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s. But none of what never was
+        # ready: Ray would start it for ever and not say how it ended.
         return (
             remote_scorer()
             .options(
                 name=replica_name(str(self._config.name), i),
-                max_restarts=-1,
+                max_restarts=-1 if recreated else 0,
                 max_task_retries=-1,
                 **self._options[i],
             )
@@ -374,22 +417,42 @@ class ScorerPool:
         )
 
     def _wait_until_ready(self) -> None:
-        waiting = [replica.ready.remote() for replica in self._replicas]
-        ready, not_ready = ray.wait(waiting, num_returns=len(waiting), timeout=self._config.placement_timeout_s)
-        if not_ready:
+        until = time.monotonic() + self._config.placement_timeout_s
+        waiting = {replica.ready.remote(): i for i, replica in enumerate(self._replicas)}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(until - time.monotonic(), 0))
+            if not ready:
+                raise RuntimeError(self._why_not_ready(list(waiting.values())))
+            for reply in ready:
+                del waiting[reply]
+                try:
+                    ray.get(reply)
+                except RayTaskError as error:
+                    raise RuntimeError(f"a diversity scorer could not start: {error}") from error
+                except RayError as error:
+                    raise RuntimeError(
+                        "a diversity scorer could not start: its process ended while it loaded its encoder. What it "
+                        f"wrote last is in worker-*-PID.err of Ray's logs on its node. Ray says: {error}"
+                    ) from error
+
+    def _why_not_ready(self, replicas: Sequence[int]) -> str:
+        loading = sum(self._state(i) == _State.ALIVE for i in replicas)
+        why = (
+            f"{len(replicas)} of {len(self)} diversity scorers were not ready within "
+            f"dra.scorer.placement_timeout_s={self._config.placement_timeout_s:g} s."
+        )
+        if loading:
+            why += f" {loading} of them are placed and still load their encoder, which a longer time may mend."
+        if loading < len(replicas):
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
             has = ", ".join(f"{name} {free.get(name, 0):g} of {total.get(name, 0):g} free" for name in ("CPU", "GPU"))
-            raise RuntimeError(
-                f"{len(not_ready)} of {len(waiting)} diversity scorers were not placed and ready within "
-                f"dra.scorer.placement_timeout_s={self._config.placement_timeout_s:g} s. Asked for, with placement "
+            why += (
+                f" {len(replicas) - loading} of them are not placed. Asked for, with placement "
                 f"{self._config.placement}: {describe(self._options)}. The cluster has: {has}. Leave room for them "
                 "(for dedicated: lower trainer.n_gpus_per_node), ask for fewer, or use dra.scorer.placement=cpu"
             )
-        try:
-            ray.get(ready)
-        except RayActorError as error:
-            raise RuntimeError(f"a diversity scorer could not start: {error}") from error
+        return why
 
 
 def _by_group(sessions: Sequence[Session]) -> list[np.ndarray]:

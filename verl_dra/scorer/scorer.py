@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import threading
 import time
@@ -133,6 +134,7 @@ class Scorer:
         self._away = False
         self._broken = False
         self._done = 0
+        self._progress_at = -math.inf
         self._dimension: int | None = None
         self._call_began: float | None = None
         self._lock = threading.Lock()
@@ -193,7 +195,8 @@ class Scorer:
             self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
             if waiting := [s for s in sessions if self._is_waiting(s)]:
                 error = self._trouble or f"{len(waiting)} texts are not embedded yet"
-                return Failed(waiting, error, timed_out=True, broken=self._is_hung())
+                stalled_s = time.monotonic() - self._progress_at
+                return Failed(waiting, error, timed_out=True, broken=self._is_hung(), stalled_s=stalled_s)
             rows = [self._rows.get(s) for s in sessions]
             errors = {s: r.result for s, r in zip(sessions, rows, strict=True) if r and isinstance(r.result, str)}
             if missing := [
@@ -376,6 +379,7 @@ class Scorer:
             self._pause = _PAUSE_S[0]
             self._away = self._broken = False
             self._done += len(jobs)
+            self._progress_at = time.monotonic()
             self._finish(jobs, results, Events(embedded=len(jobs), tokens=tokens, halved=encoded.halved))
             self._tell("embedded", len(jobs), time.perf_counter() - start)
             return
