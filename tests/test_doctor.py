@@ -27,7 +27,7 @@ from verl.plugin.platform import platform_manager
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
 from verl_dra.cpu_platform import CPUPlatform
-from verl_dra.doctor import cluster, command, encoder, fast, machine, model, versions
+from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded
 from verl_dra.doctor.run_config import cluster_address
 from verl_dra.embedding import EmbeddingConfig
@@ -189,6 +189,31 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
         rewrite(lambda rows: rows.assign(prompt="say 1")),
         "string, no chats; make each prompt a list of messages",
     ),
+    "JSON for answers": (
+        rewrite(lambda rows: rows.assign(reward_model=rows["reward_model"].map(json.dumps))),
+        "train.parquet: 'reward_model' of row 0 is text, no object (64 of 64 rows that were looked at are bad); make",
+    ),
+    "no ground_truth": (
+        rewrite(lambda rows: rows.assign(reward_model=[{"style": "rule"}] * len(rows))),
+        "'reward_model' of row 0 has no ground_truth (64 of 64",
+    ),
+    "an answer that is null": (
+        rewrite(lambda rows: rows.assign(reward_model=[{"ground_truth": "1"}] * 63 + [{"ground_truth": None}])),
+        "'reward_model' of row 63 has null for ground_truth (1 of 64 rows",
+    ),
+    "lists of texts for chats": (
+        rewrite(lambda rows: rows.assign(prompt=[["say 1"]] * len(rows))),
+        "'prompt' of row 0 has a message that is text, no object (64 of 64",
+    ),
+    "messages of other keys": (
+        rewrite(lambda rows: rows.assign(prompt=[[{"from": "human", "value": "say 1"}]] * len(rows))),
+        "'prompt' of row 0 has a message of from, value without role and content (64 of 64 rows that were looked at "
+        "are bad); make each prompt a list of messages with role and content",
+    ),
+    "an empty chat": (
+        rewrite(lambda rows: rows.assign(prompt=[[] if i == 3 else chat for i, chat in enumerate(rows["prompt"])])),
+        "'prompt' of row 3 is an empty chat (1 of 64 rows",
+    ),
     "no rows": (rewrite(lambda rows: rows[:0]), "has no rows; make the file again"),
 }
 
@@ -253,6 +278,15 @@ def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, t
     rows.to_json(folder / "lines.jsonl", orient="records", lines=True)
     rows.to_json(folder / "array.json", orient="records", indent=1)
     rows.drop(columns="reward_model").to_json(folder / "bad.jsonl", orient="records", lines=True)
+    bad_rows = [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
+    bad_rows[2]["prompt"] = []
+    bad_rows[3]["reward_model"] = "{}"
+    (folder / "bad_array.json").write_text(json.dumps(bad_rows))
+    bad_rows[2]["prompt"] = bad_rows[1]["prompt"]
+    (folder / "bad_lines.jsonl").write_text("\n\n".join(map(json.dumps, bad_rows)))
+    for name, says in (("bad_array.json", "row 2 is an empty chat"), ("bad_lines.jsonl", "row 3 is text, no object")):
+        (line,) = refusals(configured(f"data.train_files={folder}/{name}"), tmp_path)
+        assert says in line
     good = configured(f"data.train_files=[{folder}/lines.jsonl,{folder}/array.json]")
     assert refusals(good, tmp_path) == []
     (line,) = refusals(configured(f"data.train_files={folder}/bad.jsonl"), tmp_path)
@@ -285,6 +319,19 @@ def test_a_reward_manager_of_ones_own_may_need_other_columns(configured: Alter, 
     checks = fast.fast_checks(config, tmp_path / "out")
     assert lines(checks) == []
     assert "no column 'data_source'" in lines(checks, "warn")[0]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "state"),
+    [("an answer that is null", "warn"), ("no ground_truth", "fail"), ("JSON for answers", "fail")],
+)
+def test_a_reward_function_of_ones_own_may_do_without_an_answer(
+    spoiled: str, state: str, configured: Alter, folder: Path
+) -> None:
+    SPOILED[spoiled][0](folder)
+    config = configured(f"reward.custom_reward_function.path={folder}/mine.py")
+    found = {check.state for check in data_files.data_files(config, False) if check.name == "data.train_files"}
+    assert found == {state}
 
 
 def test_on_a_cluster_files_may_be_on_other_nodes(
