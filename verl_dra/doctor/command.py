@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from verl_dra.doctor import machine, versions
 from verl_dra.doctor.check import Check, count, fail, guarded, ok, report, skip
+from verl_dra.missing import advice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -132,7 +133,7 @@ def _compose(arguments: Sequence[str], composed: list[tuple[DictConfig, Path]]) 
     try:
         from verl_dra.main import composed as compose
     except ImportError as error:
-        yield fail("configuration", f"can't be composed: {error}", "pip install 'verl_dra[train]'")
+        yield fail("configuration", f"can't be composed: {error}", advice(error))
         return
     try:
         composed.append(compose(arguments))
