@@ -15,7 +15,7 @@ NOSET = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 UUIDS = "GPU-0a1b2c3d-aaaa,GPU-4e5f6071-bbbb"
 
 
-class Loaded(Exception):
+class LoadedError(Exception):
     """Ends a scorer's constructor where it loads its encoder."""
 
 
@@ -24,13 +24,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """`device.of(gpu_ids, variables)` of a scorer on a machine with GPUs."""
 
     def load(config: EmbeddingConfig) -> None:
-        raise Loaded(config.device)
+        raise LoadedError(config.device)
 
     def of(gpu_ids: list[int | str], variables: dict[str, str]) -> str:
         monkeypatch.setattr("ray.get_gpu_ids", lambda: gpu_ids)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(Loaded) as loaded:
+        with pytest.raises(LoadedError) as loaded:
             DiversityScorer(EmbeddingConfig(), graph_cut_smi, ScorerConfig())
         return str(loaded.value)
 
