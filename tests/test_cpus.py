@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_dra.job.cpus import Need, Node, least_cpus, needs, unplaced
 from verl_dra.main import composed
@@ -16,8 +17,13 @@ Composed = Callable[..., DictConfig]
 
 @pytest.fixture(scope="module")
 def configured() -> Composed:
+    config, _ = composed(["data.train_files=x", "data.val_files=x"])
+    OmegaConf.set_struct(config, False)
+
     def call(*overrides: str) -> DictConfig:
-        return composed(["data.train_files=x", "data.val_files=x", *overrides])[0]
+        changed = copy.deepcopy(config)
+        changed.merge_with_dotlist(list(overrides))
+        return changed
 
     return call
 
