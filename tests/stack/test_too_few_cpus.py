@@ -59,6 +59,17 @@ AUTOSCALER = {
         )
     },
 }
+# As veRL does after the check, in the same process.
+THEN_JOINS = """
+import os, sys
+import ray
+from verl_dra.doctor import cluster
+from verl_dra.main import composed
+
+(check,) = cluster.room(composed(sys.argv[1:])[0])
+ray.init(runtime_env={"env_vars": {"OF_THE_RUN": "yes"}})
+print("JOINED AGAIN", check.state, ray.get(ray.remote(lambda: os.environ["OF_THE_RUN"]).remote()))
+"""
 HEAD = """
 set -euo pipefail
 head() {
@@ -105,6 +116,7 @@ verl-dra train "$@" || echo "train: $? in $SECONDS s"
 SECONDS=0
 verl-dra train "$@" dra.enabled=False || echo "plain: $? in $SECONDS s"
 verl-dra doctor "$@" --json >doctor.json || echo "doctor: $?"
+python -c '{THEN_JOINS}' "$@"
 """
     status, shown = run(tmp_path, ["bash", "-c", script, "bash", *overrides, *JOINS])
     assert status == 0, shown
@@ -117,6 +129,7 @@ verl-dra doctor "$@" --json >doctor.json || echo "doctor: $?"
         assert words[at + 1] == "1"
         assert int(words[at + 3]) < 120
     assert "doctor: 1" in shown
+    assert "JOINED AGAIN fail yes" in shown
     (check,) = [
         c for c in json.loads((tmp_path / "doctor.json").read_text())["checks"] if c["check"] == "GPUs and CPUs"
     ]

@@ -274,7 +274,7 @@ def _room_on(config: DictConfig, nodes: Sequence[dict[str, Any]]) -> Iterator[Ch
     booked = needs(config, nodes=sum(node.cpus > 0 for node in total))
     give = "give Ray {0} CPUs on each node (Slurm: --cpus-per-task={0}; else: ray start --num-cpus={0})"
     if problem := _shortage(booked, total, give):
-        if _grows(nodes):
+        if _grows():
             yield warn(_ROOM, problem[0], f"the cluster's autoscaler must bring more; else {problem[1]}")
         else:
             yield fail(_ROOM, *problem)
@@ -288,12 +288,12 @@ def _room_on(config: DictConfig, nodes: Sequence[dict[str, Any]]) -> Iterator[Ch
         yield _has_room(booked, total)
 
 
-def _grows(nodes: Sequence[dict[str, Any]]) -> bool:
+def _grows() -> bool:
     """Whether an autoscaler may bring nodes: it knows types of nodes, where else each node is a type of its own."""
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.experimental.internal_kv import _internal_kv_get
 
-    by_hand = {f"node_{node['NodeID']}" for node in nodes}
+    by_hand = {f"node_{node['NodeID']}" for node in ray.nodes()}  # type: ignore[no-untyped-call]
     # Both generations of autoscalers (Ray 2.60), each in its own place.
     report = json.loads(_internal_kv_get("__autoscaling_status") or "{}").get("autoscaler_report") or {}
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
