@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,9 @@ from verl.plugin.platform import platform_manager
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
 from verl_dra.cpu_platform import CPUPlatform
-from verl_dra.doctor import cluster, command, encoder, fast, machine, model, versions
+from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded
+from verl_dra.doctor.run_config import cluster_address
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.main import composed as compose
 
@@ -187,6 +189,31 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
         rewrite(lambda rows: rows.assign(prompt="say 1")),
         "string, no chats; make each prompt a list of messages",
     ),
+    "JSON for answers": (
+        rewrite(lambda rows: rows.assign(reward_model=rows["reward_model"].map(json.dumps))),
+        "train.parquet: 'reward_model' of row 0 is text, no object (64 of 64 rows that were looked at are bad); make",
+    ),
+    "no ground_truth": (
+        rewrite(lambda rows: rows.assign(reward_model=[{"style": "rule"}] * len(rows))),
+        "'reward_model' of row 0 has no ground_truth (64 of 64",
+    ),
+    "an answer that is null": (
+        rewrite(lambda rows: rows.assign(reward_model=[{"ground_truth": "1"}] * 63 + [{"ground_truth": None}])),
+        "'reward_model' of row 63 has null for ground_truth (1 of 64 rows",
+    ),
+    "lists of texts for chats": (
+        rewrite(lambda rows: rows.assign(prompt=[["say 1"]] * len(rows))),
+        "'prompt' of row 0 has a message that is text, no object (64 of 64",
+    ),
+    "messages of other keys": (
+        rewrite(lambda rows: rows.assign(prompt=[[{"from": "human", "value": "say 1"}]] * len(rows))),
+        "'prompt' of row 0 has a message of from, value without role and content (64 of 64 rows that were looked at "
+        "are bad); make each prompt a list of messages with role and content",
+    ),
+    "an empty chat": (
+        rewrite(lambda rows: rows.assign(prompt=[[] if i == 3 else chat for i, chat in enumerate(rows["prompt"])])),
+        "'prompt' of row 3 is an empty chat (1 of 64 rows",
+    ),
     "no rows": (rewrite(lambda rows: rows[:0]), "has no rows; make the file again"),
 }
 
@@ -251,6 +278,15 @@ def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, t
     rows.to_json(folder / "lines.jsonl", orient="records", lines=True)
     rows.to_json(folder / "array.json", orient="records", indent=1)
     rows.drop(columns="reward_model").to_json(folder / "bad.jsonl", orient="records", lines=True)
+    bad_rows = [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
+    bad_rows[2]["prompt"] = []
+    bad_rows[3]["reward_model"] = "{}"
+    (folder / "bad_array.json").write_text(json.dumps(bad_rows))
+    bad_rows[2]["prompt"] = bad_rows[1]["prompt"]
+    (folder / "bad_lines.jsonl").write_text("\n\n".join(map(json.dumps, bad_rows)))
+    for name, says in (("bad_array.json", "row 2 is an empty chat"), ("bad_lines.jsonl", "row 3 is text, no object")):
+        (line,) = refusals(configured(f"data.train_files={folder}/{name}"), tmp_path)
+        assert says in line
     good = configured(f"data.train_files=[{folder}/lines.jsonl,{folder}/array.json]")
     assert refusals(good, tmp_path) == []
     (line,) = refusals(configured(f"data.train_files={folder}/bad.jsonl"), tmp_path)
@@ -283,6 +319,19 @@ def test_a_reward_manager_of_ones_own_may_need_other_columns(configured: Alter, 
     checks = fast.fast_checks(config, tmp_path / "out")
     assert lines(checks) == []
     assert "no column 'data_source'" in lines(checks, "warn")[0]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "state"),
+    [("an answer that is null", "warn"), ("no ground_truth", "fail"), ("JSON for answers", "fail")],
+)
+def test_a_reward_function_of_ones_own_may_do_without_an_answer(
+    spoiled: str, state: str, configured: Alter, folder: Path
+) -> None:
+    SPOILED[spoiled][0](folder)
+    config = configured(f"reward.custom_reward_function.path={folder}/mine.py")
+    found = {check.state for check in data_files.data_files(config, False) if check.name == "data.train_files"}
+    assert found == {state}
 
 
 def test_on_a_cluster_files_may_be_on_other_nodes(
@@ -553,27 +602,88 @@ def test_an_encoder_that_only_the_hub_has_is_told_and_not_fetched(
     ("overrides", "says"),
     [
         (["trainer.nnodes=2"], "start a cluster and set RAY_ADDRESS, or trainer.nnodes=1"),
-        (["trainer.n_gpus_per_node=2"], "asked for 1 x 2 (trainer.n_gpus_per_node); free are 1 GPUs and 32 CPUs"),
-        (["dra.scorer.placement=dedicated"], "no node is left for 1 of dra.scorer.placement=dedicated; lower trainer."),
-        (["ray_kwargs.ray_init.num_cpus=2"], "no node is left for 1 with 3 CPUs of trainer.n_gpus_per_node"),
+        (["trainer.n_gpus_per_node=2"], "there are 1 GPUs and 32 CPUs on this machine: no node is left for 2 GPUs of"),
+        (["dra.scorer.placement=dedicated"], "no node is left for 1 GPUs of dra.scorer.placement=dedicated; lower"),
+        (["ray_kwargs.ray_init.num_cpus=6"], "7 CPUs are needed on the node, or the run would wait for ever; set ray"),
+        (["transfer_queue.backend.SimpleStorage.num_data_storage_units=28"], "ray_init.num_cpus=34 (Ray counts them"),
         (["trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.rollout.nnodes=1"], "rollout.n_gpus_per_node"),
     ],
 )
-def test_gpus_that_are_not_there_are_told(overrides: list[str], says: str, configured: Alter) -> None:
+def test_gpus_and_cpus_that_are_not_there_are_told(overrides: list[str], says: str, configured: Alter) -> None:
     assert [check.state for check in cluster.own_ray(configured())] == ["ok"]
     assert says in lines(list(cluster.own_ray(configured(*overrides))))[0]
 
 
-def test_groups_of_gpus_must_each_find_one_node() -> None:
-    trainer, scorer = cluster._Need("trainer", 2, 4, 3), cluster._Need("scorer", 1, 1)
-    for nodes, fits in (
-        ({"a": (4, 16), "b": (5, 16)}, True),
-        ({"a": (8, 32), "b": (1, 4)}, True),
-        ({"a": (6, 32), "b": (3, 16)}, False),  # 9 GPUs, but not 4 and 4 together
-        ({"a": (4, 16), "b": (4, 16)}, False),
-    ):
-        (check,) = cluster._fits([scorer, trainer], nodes)
-        assert (check.state == "ok") == fits
+def test_the_cpus_of_a_ray_of_its_own_are_those_that_ray_takes(
+    configured: Alter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: 5)
+    (line,) = lines(list(cluster.own_ray(configured("ray_kwargs.ray_init.num_cpus=null"))))
+    assert "1 GPUs and 5 CPUs on this machine" in line
+
+
+@dataclass
+class StandIn:
+    """A Ray cluster of nodes with (GPUs, CPUs) each, of which `free` are left."""
+
+    total: list[tuple[int, int]]
+    free: list[tuple[int, int]]
+    types: list[str] = field(default_factory=list)
+
+    def check(self, config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> Check:
+        ids = [f"{i}" * 56 for i in range(len(self.total))]
+        resources = [{"GPU": gpus, "CPU": cpus} for gpus, cpus in self.total]
+        nodes = [
+            {"NodeID": node, "NodeManagerAddress": f"10.0.0.{i}", "Resources": resources[i], "Alive": True}
+            for i, node in enumerate(ids)
+        ]
+        free = {node: {"GPU": gpus, "CPU": cpus} for node, (gpus, cpus) in zip(ids, self.free, strict=True)}
+        types = [f"node_{node}" for node in ids] + self.types
+        report = json.dumps({"autoscaler_report": {"active_nodes": dict.fromkeys(types, 1)}})
+        status = SimpleNamespace(active_nodes=[], idle_nodes=[SimpleNamespace(ray_node_type_name=types[0])])
+        with monkeypatch.context() as patch:
+            for name, value in (
+                ("ray.is_initialized", lambda: True),
+                ("ray.nodes", lambda: nodes),
+                ("ray._private.state.available_resources_per_node", lambda: free),
+                ("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379")),
+                ("ray.experimental.internal_kv._internal_kv_get", lambda _: report),
+                ("ray.autoscaler.v2.sdk.get_cluster_status", lambda _: status),
+            ):
+                patch.setattr(name, value)
+            patch.setenv("RAY_ADDRESS", "auto")
+            (check,) = cluster.room(config)
+        return check
+
+
+def test_a_cluster_is_held_against_all_that_it_has_and_its_free_part_is_a_warning(
+    configured: Alter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured("ray_kwargs.ray_init.address=null", "trainer.nnodes=2", "dra.scorer.num_cpus=2")
+    whole = [(1, 6), (1, 6)]  # 3 for the GPU, a scorer's 2; and of storage, controller and task runner's 3 one each
+    assert StandIn(whole, whole).check(config, monkeypatch).state == "fail"  # ... one too many
+    whole = [(1, 7), (1, 6)]
+    assert StandIn(whole, whole).check(config, monkeypatch).state == "ok"
+    check = StandIn(whole, [(1, 7), (1, 5)]).check(config, monkeypatch)
+    assert check.state == "warn"
+    assert "others have booked what this run needs" in check.problem
+    assert "free are 1 GPUs and 7 CPUs on 10.0.0.0 000000, 1 GPUs and 5 CPUs on 10.0.0.1 111111" in check.problem
+    short = [(1, 4), (1, 4)]
+    check = StandIn(short, short).check(config, monkeypatch)
+    assert check.state == "fail"
+    assert "there are 1 GPUs and 4 CPUs on each of 2 nodes: 7 CPUs are needed on each node" in check.found
+    assert "Slurm: --cpus-per-task=7; else: ray start --num-cpus=7" in check.fix
+    check = StandIn(short, short, types=["gpu-workers"]).check(config, monkeypatch)
+    assert check.state == "warn"
+    assert "the cluster's autoscaler must bring more; else give Ray 7 CPUs on each node" in check.fix
+
+
+def test_a_ray_that_was_started_on_this_node_is_joined_as_ray_does(
+    configured: Alter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda folder: "10.0.0.1:6379")
+    assert cluster_address(configured("ray_kwargs.ray_init.address=null")) == "10.0.0.1:6379"
+    assert cluster_address(configured()) is None  # local
 
 
 def test_a_cluster_that_is_not_there_is_told() -> None:
@@ -809,7 +919,7 @@ def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, va
     config = copy.deepcopy(composed)
     OmegaConf.set_struct(config, False)
     OmegaConf.update(config, key, value, merge=False, force_add=True)
-    checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs", cluster.own_ray, config)]
+    checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs and CPUs", cluster.own_ray, config)]
     assert checks
     assert all(check.fix or check.found for check in checks)
 

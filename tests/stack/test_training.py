@@ -89,7 +89,10 @@ def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environm
     text = log.read_text(errors="replace")
     assert done.returncode == 0, text[-3000:]
     files = sorted(dump.iterdir(), key=lambda path: int(path.stem))
-    return Run([torch.load(path) for path in files], text)
+    steps = [torch.load(path) for path in files]
+    for step in steps:
+        assert step["booked"] == step["counted"]  # what verl_dra.job.cpus says that a run books
+    return Run(steps, text)
 
 
 def recomputed_by_likelihood(step: dict[str, Any]) -> np.ndarray:
@@ -194,7 +197,9 @@ def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_pa
 
 
 def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", "trainer.nnodes=2"], NODES="2")
+    booked = ["transfer_queue.backend.SimpleStorage.num_data_storage_units=3", "dra.scorer.num_cpus=2"]
+    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", "trainer.nnodes=2", *booked], NODES="2")
+    assert run.steps[0]["booked"] == {"GPU": 2, "CPU": 2 * 3 + 3 + 1 + 1 + 2 * 2}
     assert len(run.steps) == 3
     assert_advantages(run, toy_folder, encoder)
     assert all(len(scorers(step)) == 2 for step in run.steps)

@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
 from verl_dra.config import prepare
+from verl_dra.job.cpus import needs
 from verl_dra.task_runner import DRATaskRunner
 
 PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
@@ -50,11 +51,18 @@ def watched(base: Any) -> Any:
                 select_fields=["responses", "response_mask", "rm_scores", "advantages", "old_log_probs"],
             )
             self.updates += 1
+            counted = needs(self.config, nodes=len(ray.nodes()))
+            total, free = ray.cluster_resources(), ray.available_resources()
             torch.save(
                 {
                     "keys": list(batch.keys),
                     "padding": [tag.get("is_padding", False) for tag in batch.tags],
                     "metrics": {k: v for k, v in metrics.items() if k.startswith("dra/")},
+                    "counted": {
+                        "GPU": sum(need.groups * need.gpus for need in counted),
+                        "CPU": sum(need.groups * need.cpus for need in counted),
+                    },
+                    "booked": {name: total[name] - free.get(name, 0) for name in ("GPU", "CPU")},
                     "actors": [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)],
                     **{name: [row.tolist() for row in data[name].unbind()] for name in data.keys()},  # noqa: SIM118
                 },
@@ -86,7 +94,8 @@ def watching(base: Any) -> Any:
             TRAINER_REGISTRY[mode] = watched(TRAINER_REGISTRY[mode])
             return super().run(config)
 
-    return ray.remote(num_cpus=1)(WatchingTaskRunner)
+    # As verl_dra.main starts them.
+    return ray.remote(WatchingTaskRunner) if base is PlainTaskRunner else ray.remote(num_cpus=1)(WatchingTaskRunner)
 
 
 @hydra.main(config_path="pkg://verl_dra.config", config_name="dra_trainer", version_base=None)

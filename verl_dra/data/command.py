@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from verl_dra.data.problem import DataError
 from verl_dra.data.prompts import PROMPTS
 from verl_dra.data.sets import DATA_SETS, DataSet
+from verl_dra.missing import in_words
 from verl_dra.tables import table
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"verl-dra prepare-data: error: {error}\n")
         return 2
     except ImportError as error:
-        sys.stderr.write(f"verl-dra prepare-data: error: {error}; pip install 'verl_dra[train]'\n")
+        sys.stderr.write(f"verl-dra prepare-data: error: {in_words(error)}\n")
     except (DataError, OSError) as error:
         sys.stderr.write(f"verl-dra prepare-data: error: {error}\n")
     return 1

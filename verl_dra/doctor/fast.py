@@ -1,4 +1,4 @@
-"""What can be told of a run in a moment, without a cluster and without loading a model: asked before each training."""
+"""What can be told of a run in a moment, without loading a model: asked before each training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def examine(config: DictConfig, output: Path) -> list[str]:
     Raises:
         ConfigError: lists everything that would stop it, each with its fix.
     """
-    checks = fast_checks(config, output)
+    checks = [*fast_checks(config, output), *guarded("GPUs and CPUs", cluster.room, config)]
     failed = [check.problem for check in checks if check.state == "fail"]
     if failed:
         more = "verl-dra doctor with the same arguments looks further"

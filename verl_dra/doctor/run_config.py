@@ -16,8 +16,17 @@ def select(config: DictConfig, key: str) -> Any:
 def cluster_address(config: DictConfig | None) -> str | None:
     """The address of the Ray cluster that a run joins; None where it starts a Ray of its own."""
     given = None if config is None else select(config, "ray_kwargs.ray_init.address")
-    address = str(given or os.environ.get("RAY_ADDRESS") or "local")
+    # Without one, Ray joins the cluster that the last `ray start` of this node made or joined.
+    address = str(given or os.environ.get("RAY_ADDRESS") or _started_here(config) or "local")
     return None if address == "local" else address
+
+
+def _started_here(config: DictConfig | None) -> str | None:
+    import ray._private.utils
+
+    temp_dir = None if config is None else select(config, "ray_kwargs.ray_init._temp_dir")
+    address: str | None = ray._private.utils.read_ray_address(temp_dir)
+    return address
 
 
 def trains_on_cpu(config: DictConfig) -> bool:

@@ -21,6 +21,7 @@ from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import Check, check_samples, judge, measure
+from verl_dra.missing import in_words
 from verl_dra.tables import table
 
 _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _evaluate(options, partial(check, lenient=True))
     except ImportError as error:
-        sys.stderr.write(f"verl-dra evaluate: error: {error}; pip install 'verl_dra[train,math]' and vllm\n")
+        sys.stderr.write(f"verl-dra evaluate: error: {in_words(error)}\n")
     except (EvaluationError, CheckerError, EncoderUnavailableError, ValueError, OSError) as error:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
     return 1

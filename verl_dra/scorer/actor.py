@@ -98,9 +98,16 @@ def _device() -> str:
     assigned = ray.get_gpu_ids()
     if not assigned or not torch.cuda.is_available():
         return "cpu"
-    if os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
-        return f"cuda:{assigned[0]}"
-    return "cuda"
+    if os.environ.get("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "").lower() not in ("1", "true"):
+        return "cuda"
+    gpu, visible = str(assigned[0]), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return f"cuda:{gpu}"
+    # Ray names the GPU as it stands there, by its number or its UUID; torch counts those that stand there.
+    names = [name.strip() for name in visible.split(",")]
+    if gpu not in names:
+        raise ValueError(f"Ray gave this scorer the GPU {gpu}, which CUDA_VISIBLE_DEVICES={visible} leaves out")
+    return f"cuda:{names.index(gpu)}"
 
 
 def remote_scorer() -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from verl_dra.algorithm import SMI_FUNCTIONS, NegativeRewards, adjust_rewards, diversity_weights
+from verl_dra.missing import in_words
 
 Estimator = Literal["grpo", "dr_grpo"]
 
@@ -78,8 +79,7 @@ def _verl_grpo() -> Callable[..., tuple[Tensor, Tensor]]:
             from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
     except ImportError as error:
         raise VerlUnavailableError(
-            f"simulate takes its GRPO advantages from veRL, which can't be imported ({error}); "
-            "pip install 'verl_dra[train]'"
+            f"simulate takes its GRPO advantages from veRL, which can't be imported: {in_words(error)}"
         ) from error
     advantage: Callable[..., tuple[Tensor, Tensor]] = compute_grpo_outcome_advantage
     return advantage

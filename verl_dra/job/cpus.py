@@ -1,0 +1,162 @@
+"""The GPUs and CPUs that a run books with Ray, and whether nodes have room for them: what has no room waits for ever.
+
+Read of veRL 0.9.1, TransferQueue 0.1.11 and Ray 2.60; tests/stack holds the sum against what a training really books.
+Agent loops, reward workers, vLLM's servers and load balancers state no CPUs, book none, and start on full nodes too.
+Not counted is what a class of the user's own books.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# For each GPU of veRL's pools (single_controller/ray/base.py, ResourcePoolManager), and of a replica that generates
+# on GPUs of its own (workers/rollout/replica.py, init_standalone).
+_CPUS_OF_A_GPU = 3
+_CPUS_OF_A_ROLLOUT_GPU = 2
+STORAGE_UNITS = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Groups of GPUs and CPUs, each of which must find one node that has it all."""
+
+    what: str
+    """The setting that asks for them, or who books them."""
+    groups: int
+    gpus: int = 0
+    """Of each group."""
+    cpus: float = 0
+    """Of each group."""
+    in_turn: bool = False
+    """Whether group k belongs on node k of all nodes in turn, in the order of their Ray ids; else where it fits."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has to give."""
+
+    name: str
+    gpus: float
+    cpus: float
+
+
+def needs(config: DictConfig, nodes: int) -> list[Need]:
+    """What a run books, whatever the order in which it does.
+
+    Args:
+        config: the run's, composed.
+        nodes: of the Ray cluster, as by default there is one scorer a node.
+    """
+    pools = [
+        _pool(config, "trainer", _CPUS_OF_A_GPU),
+        *_standalone_rollouts(config),
+    ]
+    if _get(config, "reward.reward_model.enable_resource_pool"):
+        # Not enabled, its GPUs must be there and are not booked.
+        cpus = _CPUS_OF_A_GPU if _get(config, "reward.reward_model.enable") else 0
+        pools.append(_pool(config, "reward.reward_model", cpus))
+    if _get(config, "distillation.enabled"):
+        pools.append(_pool(config, "distillation", _CPUS_OF_A_GPU))
+    dra = bool(_get(config, "dra.enabled"))
+    return [
+        *pools,
+        *_transfer_queue(config),
+        *_remote_rewards(config, dra),
+        *([Need("veRL's task runner", 1, cpus=1), *_scorers(config, nodes)] if dra else []),
+    ]
+
+
+def unplaced(needs: Sequence[Need], nodes: Sequence[Node]) -> Need | None:
+    """The first need that finds no room beside the others; None where all do.
+
+    Args:
+        needs: of the run.
+        nodes: in the order of their Ray ids.
+    """
+    gpus, cpus = [node.gpus for node in nodes], [node.cpus for node in nodes]
+
+    def book(need: Need, candidates: Sequence[int]) -> bool:
+        fit = [i for i in candidates if gpus[i] >= need.gpus and cpus[i] >= need.cpus]
+        if fit:
+            best = min(fit, key=lambda i: (gpus[i], cpus[i]))
+            gpus[best] -= need.gpus
+            cpus[best] -= need.cpus
+        return bool(fit)
+
+    for need in needs:
+        if need.in_turn and not all(book(need, [k % len(nodes)]) for k in range(need.groups)):
+            return need
+    # The largest first, each where it fits most tightly.
+    for need in sorted(needs, key=lambda need: (-need.gpus, -need.cpus)):
+        if not need.in_turn and not all(book(need, range(len(nodes))) for _ in range(need.groups)):
+            return need
+    return None
+
+
+def least_cpus(needs: Sequence[Need], nodes: Sequence[Node]) -> int | None:
+    """The CPUs that would do if every node had as many; None where the nodes' GPUs don't do."""
+    most = int(sum(need.groups * need.cpus for need in needs)) + 1
+
+    def fits(cpus: int) -> bool:
+        return unplaced(needs, [Node(node.name, node.gpus, cpus) for node in nodes]) is None
+
+    return bisect_left(range(most), True, key=fits) if fits(most) else None
+
+
+def _pool(config: DictConfig, key: str, cpus_of_a_gpu: int) -> Need:
+    gpus = int(_get(config, f"{key}.n_gpus_per_node") or 0)
+    return Need(f"{key}.n_gpus_per_node", int(_get(config, f"{key}.nnodes") or 0), gpus, cpus_of_a_gpu * gpus)
+
+
+def _standalone_rollouts(config: DictConfig) -> list[Need]:
+    """The replicas of separate_async, counted as LLMServerManager does (workers/rollout/llm_server.py)."""
+    if _get(config, "trainer.v1.trainer_mode") != "separate_async":
+        return []
+    rollout = config.actor_rollout_ref.rollout
+    parallel = of_replica = int(rollout.tensor_model_parallel_size)
+    if _get(rollout, "disaggregation.enabled"):
+        split = rollout.disaggregation
+        decode = split.decode_tensor_model_parallel_size or parallel
+        of_replica = parallel * split.prefill_replicas + decode * split.decode_replicas
+    of_replica *= int(rollout.data_parallel_size) * int(rollout.pipeline_model_parallel_size)
+    gpus = min(of_replica, int(rollout.n_gpus_per_node))
+    if gpus < 1:
+        return []
+    replicas = int(rollout.n_gpus_per_node) * int(rollout.nnodes) // of_replica
+    cpus = _CPUS_OF_A_ROLLOUT_GPU * gpus
+    return [Need("actor_rollout_ref.rollout.n_gpus_per_node", replicas * (of_replica // gpus), gpus, cpus)]
+
+
+def _transfer_queue(config: DictConfig) -> list[Need]:
+    found = [Need("TransferQueue's controller", 1, cpus=1)]
+    if _get(config, "transfer_queue.backend.storage_backend") == "SimpleStorage":
+        found.append(Need(STORAGE_UNITS, int(_get(config, STORAGE_UNITS) or 0), cpus=1, in_turn=True))
+    return found
+
+
+def _remote_rewards(config: DictConfig, dra: bool) -> list[Need]:
+    """Each of the reward workers has as many processes as there are reward workers (reward_manager/remote.py)."""
+    manager = _get(config, "dra.base_reward_manager" if dra else "reward.reward_manager.name")
+    if manager != "remote":
+        return []
+    workers = int(config.reward.num_workers)
+    return [Need(f"reward.num_workers={workers} of the remote reward manager", workers**2, cpus=1)]
+
+
+def _scorers(config: DictConfig, nodes: int) -> list[Need]:
+    scorer = config.dra.scorer
+    if scorer.placement == "colocated":  # within the trainer's pool
+        return []
+    dedicated = scorer.placement == "dedicated"
+    count = scorer.num_replicas or (1 if dedicated else nodes)
+    what = "dra.scorer.placement=dedicated" if dedicated else "dra.scorer.num_cpus"
+    return [Need(what, count, int(dedicated), scorer.num_cpus)]
+
+
+def _get(config: DictConfig, key: str) -> Any:
+    return OmegaConf.select(config, key, throw_on_missing=False)
