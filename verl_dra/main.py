@@ -58,6 +58,7 @@ def train(config: DictConfig, output: Path) -> None:
     if dra.record.every_n_steps and not dra.enabled:
         say("dra.record has no effect with dra.enabled=False; trainer.validation_data_dir keeps what `report` shows")
     OmegaConf.resolve(config.trainer)  # here, as Ray's workers know no ${hydra:runtime.output_dir}
+    _checkpoint_to(config)
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
@@ -118,6 +119,20 @@ def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
     check_complete(config)
     OmegaConf.set_struct(config, True)
     return config, output
+
+
+def _checkpoint_to(config: DictConfig) -> None:
+    """Make the folder of checkpoints absolute, and tell the job around this run, where one asks by a file."""
+    folder = str(config.trainer.default_local_dir)
+    if "://" not in folder:
+        folder = config.trainer.default_local_dir = str(Path(folder).absolute())
+    asked = os.environ.get("DRA_CHECKPOINTS_FILE")
+    if not asked:
+        return
+    with Path(asked).open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        if folder not in file.read().splitlines():
+            file.write(f"{folder}\n")
 
 
 def _log_to(config: DictConfig, output: Path) -> None:
