@@ -792,9 +792,9 @@ def test_train_writes_down_where_its_checkpoints_go(
     monkeypatch.setattr("verl_dra.task_runner.ReturningTaskRunner.summary", lambda _: [])
     monkeypatch.setenv("DRA_CHECKPOINTS_FILE", str(tmp_path / "asked"))
     monkeypatch.chdir(tmp_path)
-    for folder in ("a #1/${trainer.experiment_name}", "/b", "hdfs://c", "/b"):
+    for folder in ("a #1/${trainer.project_name}", "/b", "hdfs://c", "/b"):
         train(configured(f"trainer.default_local_dir='{folder}'"), tmp_path / "out")
-    assert (tmp_path / "asked").read_text() == f"{tmp_path}/a #1/dra\n/b\nhdfs://c\n"
+    assert (tmp_path / "asked").read_text() == f"{tmp_path}/a #1/verl_dra\n/b\nhdfs://c\n"
 
 
 def test_a_check_that_breaks_is_a_line_of_its_own() -> None:
