@@ -65,9 +65,8 @@ def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
     assert f"the run failed; above are the last lines of its log {tmp_path}/out/train.log" in shown
 
 
-def test_a_sweep_trains_every_point_and_a_point_is_resumed_as_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each to its last step, with checkpoints; and one goes on from them with its own settings alone."""
     own = [
         "actor_rollout_ref.rollout.n=4",
         "reward.custom_reward_function.reward_kwargs.wrong=-0.5",
