@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from verl_dra import main
 from verl_dra.config import checkpoints
 from verl_dra.doctor.check import Check
 from verl_dra.doctor.resuming import resuming
@@ -258,6 +259,23 @@ def test_every_pattern_of_what_may_differ_is_of_a_setting(base: DictConfig) -> N
 
     there = keys(OmegaConf.to_container(base, resolve=True))
     assert [p for p in checkpoints.MAY_DIFFER if not any(fnmatchcase(key, p) for key in there)] == []
+
+
+def test_metrics_that_were_set_aside_stay_where_some_of_them_were_deleted(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    for part in ("first", "second", "third"):
+        metrics.write_text(part)
+        main._set_aside(metrics)
+    (tmp_path / "metrics.1.jsonl").unlink()
+    (tmp_path / "metrics.mine.jsonl").write_text("mine")
+    metrics.write_text("fourth")
+    main._set_aside(metrics)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.2.jsonl": "second",
+        "metrics.3.jsonl": "third",
+        "metrics.4.jsonl": "fourth",
+        "metrics.mine.jsonl": "mine",
+    }
 
 
 VALUES = st.recursive(

@@ -172,7 +172,8 @@ def _log_to(config: DictConfig, output: Path) -> None:
 def _set_aside(metrics: Path) -> None:
     """Keep a resumed run's metrics as metrics.1.jsonl, metrics.2.jsonl and so on: veRL 0.9.1 writes over them."""
     if metrics.exists():
-        number = 1 + len(list(metrics.parent.glob("metrics.*.jsonl")))
+        earlier = [path.name.split(".")[1] for path in metrics.parent.glob("metrics.*.jsonl")]
+        number = 1 + max((int(part) for part in earlier if part.isdecimal()), default=0)
         metrics.rename(metrics.with_name(f"metrics.{number}.jsonl"))
 
 
