@@ -267,11 +267,11 @@ def test_metrics_that_were_set_aside_stay_where_some_of_them_were_deleted(tmp_pa
         metrics.write_text(part)
         main._set_aside(metrics)
     (tmp_path / "metrics.1.jsonl").unlink()
+    (tmp_path / "metrics.2.jsonl").unlink()
     (tmp_path / "metrics.mine.jsonl").write_text("mine")
     metrics.write_text("fourth")
     main._set_aside(metrics)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "metrics.2.jsonl": "second",
         "metrics.3.jsonl": "third",
         "metrics.4.jsonl": "fourth",
         "metrics.mine.jsonl": "mine",
