@@ -39,6 +39,12 @@ def weights(smi: np.ndarray) -> np.ndarray:
     return np.array([1.0 / max(1.0, 1.0 + value) for value in smi])
 
 
+def fill_unscored(weight: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    there = [float(w) for w, has in zip(weight, scored, strict=True) if has]
+    mean = sum(there) / len(there) if there else 1.0
+    return np.array([float(w) if has else mean for w, has in zip(weight, scored, strict=True)])
+
+
 def adjust(rewards: np.ndarray, weight: np.ndarray, group: np.ndarray, negative: str = "paper") -> np.ndarray:
     out = np.zeros(len(rewards))
     for i, reward in enumerate(np.asarray(rewards, dtype=np.float64)):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import verl_dra
 from verl_dra import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi, log_det_smi
-from verl_dra.algorithm import group_diversity
+from verl_dra.algorithm import fill_unscored, group_diversity
 
 SMI = {
     "graph_cut": (graph_cut_smi, oracles.graph_cut_smi),
@@ -317,3 +317,10 @@ def test_the_algorithm_needs_neither_verl_nor_ray() -> None:
     code = "import sys, verl_dra; sys.exit(any(m in sys.modules for m in ('verl', 'ray', 'vllm', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert set(verl_dra.__all__) >= {"graph_cut_smi", "log_det_smi", "diversity_weights", "adjust_rewards"}
+
+
+def test_what_is_not_scored_gets_the_mean_weight_of_what_is() -> None:
+    weights, scored = torch.tensor([0.2, 1.0, 0.4, 1.0]), torch.tensor([True, False, True, False])
+    torch.testing.assert_close(fill_unscored(weights, scored), torch.tensor([0.2, 0.3, 0.4, 0.3]))
+    assert torch.equal(fill_unscored(weights, torch.ones(4, dtype=torch.bool)), weights)
+    assert fill_unscored(weights, torch.zeros(4, dtype=torch.bool)).tolist() == [1, 1, 1, 1]

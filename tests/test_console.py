@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from verl_dra.console import shown_line
+from verl_dra import console
+from verl_dra.console import Copying, shown_line
 from verl_dra.summary import Summary
 
 
@@ -38,11 +47,176 @@ def test_progress_metrics_and_our_own_lines_are_shown(line: str, shown: str | No
     assert shown_line(line) == shown
 
 
-def run_quietly(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    code = f"""
-import subprocess, sys
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("step:3 - done", None),
+        ("step:3 - ", None),
+        ("step:3 - phase two: warm - up", None),
+        (
+            "step:3 - val-core/AIME - 2024/acc/mean@8:0.5 - val-core/a: b:c/acc/mean@4:np.float64(0.25) - x:1",
+            "step 3: val-core/AIME - 2024/acc/mean@8 0.5, val-core/a: b:c/acc/mean@4 0.25",
+        ),
+        (
+            "step:3 - critic/score/mean:nan - dra/smi/mean:-inf - dra/x:Fraction(1, 2) - dra/y:1e-07 - dra/z:True",
+            "step 3: critic/score/mean nan, dra/smi/mean -inf, dra/x Fraction(1, 2), dra/y 1e-07, dra/z True",
+        ),
+        ("verl-dra: of a file with carriage returns\r", "verl-dra: of a file with carriage returns"),
+    ],
+)
+def test_names_and_values_can_be_anything(line: str, shown: str | None) -> None:
+    assert shown_line(line) == shown
+
+
+@pytest.mark.parametrize("piece", ["(pid=", "a:1", "np.float64(", " - ", ":a(", "/mean@1", "\r", "1", "é"])
+def test_a_line_of_a_megabyte_takes_no_time(piece: str) -> None:
+    start = time.process_time()
+    shown_line(("(" if "pid" in piece else "step:1 - val-core/") + piece * (2**20 // len(piece)))
+    assert time.process_time() - start < 5
+
+
+class Console:
+    """The copying thread over a pipe of its own."""
+
+    def __init__(self, folder: Path, log: str = "log", shown: int | None = None) -> None:
+        self.log, self.shown = folder / log, folder / "shown"
+        self.read_end, self.pipe = os.pipe()
+        self._files = [self.log.open("ab", buffering=0), self.shown.open("ab", buffering=0)]
+        self.copying = Copying(self.read_end, self._files[0], self._files[1].fileno() if shown is None else shown)
+
+    def __enter__(self) -> Console:
+        self.copying.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.pipe)
+        self.copying.join(60)
+        assert not self.copying.is_alive()
+        for file in self._files:
+            file.close()
+        os.close(self.read_end)
+
+    def write(self, data: bytes) -> None:
+        """As a process does: it waits where nobody reads."""
+        done = threading.Thread(target=_write_all, args=(self.pipe, data), daemon=True)
+        done.start()
+        done.join(60)
+        assert not done.is_alive(), "whoever writes to the pipe waits"
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+NAMES = st.sampled_from(["critic/score/mean", "dra/smi/mean", "val-core/AIME - 2024/acc/mean@8", "a: b"]) | st.text()
+PIECES = st.one_of(
+    st.binary(max_size=300),
+    st.text(max_size=100).map(lambda text: f"{text}\n".encode(errors="replace")),
+    st.builds(
+        lambda step, pairs: f"step:{step} - {' - '.join(f'{name}:{value}' for name, value in pairs)}\n".encode(
+            errors="replace"
+        ),
+        st.integers(),
+        st.lists(st.tuples(NAMES, st.floats() | st.integers() | st.text() | st.none()), max_size=4),
+    ),
+    st.sampled_from(
+        [
+            b"step:3 - done\n",
+            b"\r",
+            b"\r\n",
+            b"\n",
+            b"\xff\xfe",
+            b"(R pid=1) ",
+            b"Training Progress: 1%\r",
+            b"\0" * 70_000,
+        ]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=st.lists(PIECES, max_size=12))
+def test_whatever_passes_through_is_logged_to_the_byte_and_ends_nothing(
+    pieces: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with Console(tmp_path_factory.mktemp("console")) as own:
+        for piece in (*pieces, b"\nverl-dra: still there\n"):
+            own.write(piece)
+    assert own.log.read_bytes() == b"".join(pieces) + b"\nverl-dra: still there\n"
+    assert own.shown.read_bytes().endswith(b"verl-dra: still there\n")
+    assert own.copying.lost() == []
+
+
+def test_a_line_that_cant_be_shown_is_logged_counted_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(line: str) -> str:
+        if line.startswith("odd"):
+            raise IndexError(line)
+        return line
+
+    monkeypatch.setattr("verl_dra.console.shown_line", breaks)
+    with Console(tmp_path) as own:
+        own.write(b"first\nodd 1\nodd 2\nlast\n")
+    assert own.log.read_bytes() == b"first\nodd 1\nodd 2\nlast\n"
+    told = "lines could not be shown, and are in the log: IndexError('odd 1')"
+    assert own.shown.read_text().splitlines() == ["first", f"verl-dra: from here on {told}", "last"]
+    assert own.copying.lost() == [f"2 {told}"]
+
+
+def test_a_full_disk_stops_nothing_and_what_is_missing_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    with Console(tmp_path, "full") as own:
+        own.write(b"verl-dra: one\n" * 100_000)
+    assert own.shown.read_bytes().count(b"verl-dra: one\n") == 100_000
+    (lost,) = own.copying.lost()
+    assert lost.startswith("1400000 bytes are missing in the log: OSError(28")
+    assert "from here on bytes are missing in the log" in own.shown.read_text()
+
+
+def test_lines_without_an_end_take_no_memory(tmp_path: Path) -> None:
+    with Console(tmp_path) as own:
+        tracemalloc.start()
+        for end in (b"\nTraining Progress: 1%", b"\rverl-dra: after it\n"):
+            for piece in (b"x" * 2**20, b"\rTraining Progress: 2%" * 50_000):
+                for _ in range(32):
+                    own.write(piece)
+            own.write(end)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+    assert own.shown.read_bytes() == b"Training Progress: 2%\nverl-dra: after it\n"
+    assert max(map(len, own.copying.tail)) < 3000
+    assert own.log.stat().st_size > 2**26
+
+
+def test_a_terminal_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
+    nobody, terminal = os.pipe()
+    with Console(tmp_path, shown=terminal) as own:
+        own.write(b"verl-dra: one\n" * 50_000)
+        os.close(nobody)
+        own.write(b"verl-dra: two\n" * 50_000)
+    os.close(terminal)
+    assert own.log.stat().st_size == 2 * 50_000 * 14
+    (lost,) = own.copying.lost()
+    assert re.match(r"9\d{4} lines were not shown, and are in the log: TimeoutError", lost)
+
+
+# The module alone: importing verl_dra would import torch.
+ALONE = f"""
+import importlib.util, sys
 from pathlib import Path
-from verl_dra.console import quiet, say
+spec = importlib.util.spec_from_file_location("console", {console.__file__!r})
+console = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(console)
+quiet, say = console.quiet, console.say
+"""
+
+
+def run_quietly(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    code = f"""{ALONE}
+import subprocess
 with quiet(Path({str(tmp_path)!r}) / "run" / "train.log"):
 {body}
 print("after")
@@ -70,6 +244,56 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     assert "OSError: broken" in done.stderr
 
 
+def test_a_worker_that_prints_like_verl_does_not_hang_the_run(tmp_path: Path) -> None:
+    done = run_quietly('    print("step:3 - done"); print("x" * 200_000); say("alive")', tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == "verl-dra: alive\nafter\n"
+
+
+@pytest.mark.parametrize("close", [">&-", "2>&-", "<&- >&- 2>&-", "| true"])
+def test_output_that_nobody_has_ends_no_run(close: str, tmp_path: Path) -> None:
+    code = ALONE + (
+        f"with quiet(Path({str(tmp_path)!r}) / 'train.log'):\n"
+        "    print('noise', flush=True)\n"
+        "    for _ in range(1000): say('news')\n"
+        "say('the end')\n"
+        f"Path({str(tmp_path)!r}, 'done').touch()\n"
+    )
+    script = f'set -o pipefail; "$0" -c "$1" {close}'
+    done = subprocess.run(["bash", "-c", script, sys.executable, code], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").exists()
+    log = (tmp_path / "train.log").read_bytes()
+    assert log.count(b"verl-dra: news") == (0 if close.startswith((">", "<")) else 1000)
+
+
+def test_what_the_log_did_not_take_is_told_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to("/dev/full")
+    done = run_quietly('    print("noise")', tmp_path)
+    assert done.returncode == 0
+    assert "verl-dra: 6 bytes are missing in the log: OSError(28" in done.stderr
+
+
+def test_who_goes_on_writing_after_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.console._LAST_S", 0.5)
+    stop = threading.Event()
+    with Console(tmp_path) as own:
+        os.set_blocking(own.pipe, False)
+
+        def chat() -> None:
+            while not stop.is_set():
+                with suppress(BlockingIOError):
+                    os.write(own.pipe, b".")
+
+        chatty = threading.Thread(target=chat)
+        chatty.start()
+        own.copying.finish()
+        assert not own.copying.is_alive()
+        stop.set()
+        chatty.join(60)
+
+
 def test_a_log_that_can_t_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "run" / "train.log").mkdir(parents=True)
     done = run_quietly('    print("x" * 10**6)', tmp_path)
@@ -95,6 +319,12 @@ def test_the_summary_says_once_what_was_measured_once() -> None:
     summary = Summary()
     summary.add(0, {"val-core/task/acc/mean@4": 0.5})
     assert summary.lines() == ["steps: 0", "validation task/acc/mean@4: 0.500 (step 0)"]
+
+
+def test_the_summary_leaves_out_what_is_no_number() -> None:
+    summary = Summary()
+    summary.add(1, {"critic/score/mean": "high", "val-core/task/acc/mean@4": None, "dra/effective_paths": 2.0})
+    assert summary.lines() == ["steps: 0", "effective paths: 2.000 (step 1)"]
 
 
 @pytest.mark.slow

@@ -66,6 +66,16 @@ def test_with_the_variable_the_platform_is_registered_and_the_import_stays_light
 
 
 @pytest.mark.slow
+def test_the_platform_is_the_same_where_its_module_is_imported_before_verl() -> None:
+    out = _python(f"import verl_dra.cpu_platform\n{STATE}", VERL_PLATFORM="cpu")
+    assert "ERROR" not in out.stderr
+    state = json.loads(out.stdout.splitlines()[-1])
+    assert state["registered"]
+    assert state["patched"] == ["init_process_group", "version"]
+    assert state["environment"] == cpu_platform.environment()
+
+
+@pytest.mark.slow
 def test_shims_act_on_the_real_modules() -> None:
     pytest.importorskip("vllm")
     _python(

@@ -892,6 +892,21 @@ def test_train_asks_before_it_starts_anything(
     assert "data.val_files: /nowhere/2.parquet" in told[2]
 
 
+@pytest.mark.usefixtures("cpu_platform")
+def test_train_writes_down_where_its_checkpoints_go(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl_dra.main import train
+
+    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda *_, **__: None)
+    monkeypatch.setattr("verl_dra.task_runner.ReturningTaskRunner.summary", lambda _: [])
+    monkeypatch.setenv("DRA_CHECKPOINTS_FILE", str(tmp_path / "asked"))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a #1/${trainer.project_name}", "/b", "hdfs://c", "/b"):
+        train(configured(f"trainer.default_local_dir='{folder}'"), tmp_path / "out")
+    assert (tmp_path / "asked").read_text() == f"{tmp_path}/a #1/verl_dra\n/b\nhdfs://c\n"
+
+
 def test_a_check_that_breaks_is_a_line_of_its_own() -> None:
     def breaks() -> Iterator[Check]:
         yield Check("first", "ok", "found")

@@ -18,7 +18,7 @@ from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_dra import estimator
-from verl_dra.algorithm import diversity_weights
+from verl_dra.algorithm import diversity_weights, fill_unscored
 from verl_dra.estimator import Step, estimating
 from verl_dra.rows import Rows
 
@@ -147,7 +147,7 @@ def dra_advantages(
     smi = torch.tensor([batch.smi[name] for name in rows.names])
     scored = torch.tensor([name.uid not in unscored for name in rows.names])
     smi = torch.where(scored, smi, 0)
-    step = Step(rows, smi, diversity_weights(smi), scored, base, negative)
+    step = Step(rows, smi, fill_unscored(diversity_weights(smi), scored), scored, base, negative)
     with estimating(step):
         return verl_advantages(batch, "dra", rewards, **settings), step
 
@@ -204,7 +204,7 @@ def verl_advantages_padding_apart(batch: Batch, name: str, rewards: torch.Tensor
     return data
 
 
-def hand_adjusted(batch: Batch, negative: str = "paper") -> torch.Tensor:
+def hand_adjusted(batch: Batch, negative: str = "paper", unscored: tuple[str, ...] = ()) -> torch.Tensor:
     """Token-level rewards [N, length] adjusted in float64, by loops.
 
     Tokens are scaled; what a policy for negative rewards changes beside is put on the last response token.
@@ -213,6 +213,7 @@ def hand_adjusted(batch: Batch, negative: str = "paper") -> torch.Tensor:
     finals = [rows.final[at] for at in rows.real]
     tokens = batch.rewards.double().numpy().copy()
     weight = oracles.weights(np.array([batch.smi[name] for name in rows.names]))
+    weight = oracles.fill_unscored(weight, np.array([name.uid not in unscored for name in rows.names]))
     target = oracles.adjust(tokens[finals].sum(1), weight, np.array([name.uid for name in rows.names]), negative)
     for row, row_weight, row_target in zip(finals, weight, target, strict=True):
         tokens[row] *= row_weight
@@ -292,14 +293,50 @@ def test_without_similarity_a_padded_batch_is_verls_own() -> None:
 
 @pytest.mark.parametrize("negative", POLICIES)
 @pytest.mark.parametrize("base", BASES)
-def test_a_group_without_scores_keeps_its_raw_rewards(base: str, negative: str) -> None:
+def test_a_group_without_scores_gets_the_mean_weight_of_the_others(base: str, negative: str) -> None:
     batch = make_batch()
     ours, step = dra_advantages(batch, base, negative, unscored=("prompt_1",))
-    partly = hand_adjusted(batch, negative)
-    raw = batch.uids == "prompt_1"
-    partly[raw] = batch.rewards[raw]
-    assert_close(ours, verl_advantages(batch, base, partly))
-    assert torch.equal(step.adjusted[~step.scored], step.raw[~step.scored])
+    assert_close(ours, verl_advantages(batch, base, hand_adjusted(batch, negative, ("prompt_1",))))
+    (weight,) = set(step.weights[~step.scored].tolist())
+    assert weight == pytest.approx(step.weights[step.scored].mean().item())
+
+
+def test_groups_without_scores_get_as_large_a_gradient_as_the_others() -> None:
+    """Dr.GRPO, a third of the groups not scored, half of every group's answers right."""
+    batch = make_batch((8,) * 9)
+    rng = np.random.default_rng(0)
+    rows = batch.rows
+    batch.rewards.zero_()
+    right = [rank % 2 for rank in _rank_in_group(rows)]
+    for at, one in zip(rows.real, right, strict=True):
+        batch.rewards[rows.final[at], 0] = one
+    batch.smi = {name: rng.uniform(5, 7) for name in rows.names}
+    unscored = ("prompt_1", "prompt_4", "prompt_7")
+    _, step = dra_advantages(batch, unscored=unscored, norm_adv_by_std_in_grpo=False)
+
+    group = np.array([name.uid for name in rows.names])
+    scored = ~np.isin(group, unscored)
+    weight = oracles.fill_unscored(oracles.weights(np.array([batch.smi[name] for name in rows.names])), scored)
+    expected = oracles.grpo(oracles.adjust(np.array(right, dtype=np.float64), weight, group), group, norm_by_std=False)
+    np.testing.assert_allclose(step.advantage, expected, rtol=1e-5, atol=1e-7)
+    size = step.advantage.abs().numpy()
+    assert size[~scored].mean() == pytest.approx(size[scored].mean(), rel=0.1)
+
+
+def test_a_batch_without_scores_keeps_its_raw_rewards() -> None:
+    batch = make_batch()
+    ours, step = dra_advantages(batch, unscored=tuple(set(batch.uids)))
+    assert torch.equal(step.adjusted, step.raw)
+    assert_close(ours, verl_advantages(batch, "grpo"))
+
+
+def _rank_in_group(rows: Rows) -> list[int]:
+    seen: dict[str, int] = {}
+    ranks = []
+    for name in rows.names:
+        ranks.append(seen.get(name.uid, 0))
+        seen[name.uid] = ranks[-1] + 1
+    return ranks
 
 
 def test_dr_grpo_is_grpo_without_the_division_by_the_standard_deviation() -> None:

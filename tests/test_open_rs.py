@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
+from verl_dra import main
 from verl_dra.config import ConfigError, prepare
 from verl_dra.embedding.encoder import BUNDLED_MODEL
 
@@ -23,10 +24,11 @@ HARDWARE = ("four_gpus", "one_gpu", "two_nodes_7b")
 
 
 def composed(tmp_path: Path, run: str, *overrides: str) -> DictConfig:
+    """As `verl-dra train` composes it from a folder elsewhere."""
+    own = ["data_dir=/data/open_rs", f"hydra.run.dir={tmp_path}/run"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        with initialize_config_dir(str(RECIPE), version_base=None):
-            return compose(run, overrides=["data_dir=/data/open_rs", *overrides])
+        return main.composed(["--config-dir", str(RECIPE), "--config-name", run, *own, *overrides])[0]
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -157,13 +159,10 @@ def test_what_a_script_starts_composes(tmp_path: Path, captured: Path, run: str)
     assert (config.actor_rollout_ref.model.path, config.data.seed) == ("/models/mine", 7)
 
 
-def test_runs_that_differ_keep_their_checkpoints_apart(tmp_path: Path) -> None:
-    folders = {
-        composed(tmp_path, run, *overrides).trainer.default_local_dir
-        for run in ("grpo", "dra_grpo")
-        for overrides in ([], ["seed=1"], ["hardware=one_gpu"])
-    }
-    assert len(folders) == 6
+def test_each_run_keeps_its_checkpoints_in_its_own_folder(tmp_path: Path) -> None:
+    for run in RUNS:
+        trainer = composed(tmp_path, run).trainer
+        assert (trainer.default_local_dir, trainer.resume_mode) == (f"{tmp_path}/run/checkpoints", "auto")
 
 
 def test_without_math_verify_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

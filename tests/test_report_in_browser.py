@@ -236,7 +236,7 @@ def test_a_group_without_scores_says_so(browser: Browser, tmp_path: Path) -> Non
     path.write_text(json.dumps(group))
     assert main(["report", "--out", str(tmp_path / "report.html"), str(run)]) == 0
     browser.open(tmp_path / "report.html")
-    assert browser.texts("#group > .faint")[0].startswith("not scored: raw rewards kept")
+    assert browser.texts("#group > .faint")[0].startswith("not scored: mean weight of the others")
     assert browser.texts("#list .faint")[0].endswith("rewarded, not scored")
     assert browser.drawn("bars")
 

@@ -7,6 +7,7 @@ import re
 import select
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,36 +15,46 @@ from pathlib import Path
 from typing import BinaryIO
 
 _PREFIX = "verl-dra: "
-_TAIL_LINES = 40
+_TAIL_LINES, _TAIL_CHARACTERS = 40, 2000
 _SILENCE_S = 1.0
-_RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^)]*pid=[^)]*\)(\x1b\[0m)? ?")
+_LAST_S = 30.0
+"""How long what others still write after the end is copied at most."""
+_LINE_BYTES = 2**20
+"""Of a longer line nothing is shown."""
+_PIPE_BYTES = 4096
+"""A pipe that takes anything takes this much at once (PIPE_BUF), so that writing it does not block."""
+# The numbers in these keep a line that only looks like it from taking a time that grows with its square.
+_RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^)]{0,200}pid=[^)]{0,200}\)(\x1b\[0m)? ?")
 _STEP = re.compile(r"^step:(\d+) - (.*)$")
+# veRL prints numbers alone, by their repr; a name can hold anything, " - " and ":" too.
+_VALUE = re.compile(
+    r":([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)|True|False|\w[\w.]{0,40}\([^()]{0,80}\))"
+    r"(?: - |$)",
+    re.IGNORECASE,
+)
 _SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/.*|timing_s/(dra_wait|step))$")
 
 
 def say(text: str) -> None:
     """Tell the user."""
-    sys.stdout.write(f"{_PREFIX}{text}\n")
-    sys.stdout.flush()
+    _write(f"{_PREFIX}{text}\n", error=False)
 
 
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Send this process's output, and what Ray forwards to it, to `log`; show progress, metrics and `say` alone.
 
-    When the body fails, the end of the log is shown.
+    When the body fails, the end of the log is shown. What could not be logged or shown is told at the end.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    _open_standard_streams()
     file = log.open("ab", buffering=0)  # before anything is redirected, so that a failure is seen
     read_end, write_end = os.pipe()
     shown = os.dup(1)
     saved = [os.dup(1), os.dup(2)]
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    done = threading.Event()
-    reader = threading.Thread(target=_copy, args=(read_end, file, shown, tail, done), daemon=True)
+    copying = Copying(read_end, file, shown)
     _redirect(write_end, write_end)
-    os.close(write_end)
-    reader.start()
+    copying.start()
     failed = True
     try:
         yield
@@ -53,62 +64,147 @@ def quiet(log: Path) -> Iterator[None]:
         raise
     finally:
         _redirect(*saved)
-        done.set()
-        reader.join()
+        os.close(write_end)  # not before: a body that closes its output would end the copying
+        copying.finish()
+        file.close()
         for descriptor in (*saved, shown, read_end):
             os.close(descriptor)
         if failed:
-            sys.stderr.write("".join(f"  {line}\n" for line in tail))
-            sys.stderr.write(f"{_PREFIX}the run failed; above are the last lines of its log {log}\n")
+            lines = "".join(f"  {line}\n" for line in copying.tail)
+            _write(f"{lines}{_PREFIX}the run failed; above are the last lines of its log {log}\n", error=True)
+        for line in copying.lost():
+            _write(f"{_PREFIX}{line}\n", error=True)
+
+
+class Copying(threading.Thread):
+    """Copies what is written to a pipe to a log, and shows of its lines what `shown_line` says.
+
+    Who writes to the pipe waits for ever if this ends, or waits itself: so nothing that passes through ends it, nor a
+    log that takes no more, nor a terminal that does not read. Its memory is bounded, whatever the lines.
+
+    Args:
+        read_end: the pipe's.
+        log: opened without a buffer; gets every byte.
+        shown: the descriptor that gets the shown lines.
+    """
+
+    def __init__(self, read_end: int, log: BinaryIO, shown: int) -> None:
+        super().__init__(daemon=True, name="dra-console")
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        """The last lines, long ones cut."""
+        self._read_end, self._log, self._shown = read_end, log, shown
+        self._line = bytearray()
+        self._beyond = 0
+        self._stuck = False
+        self._lost: dict[str, tuple[int, str]] = {}
+        self._finish = threading.Event()
+        self._finish_by = float("inf")
+
+    def run(self) -> None:
+        """Copy until the pipe ends, or `finish` was called and a second is silent.
+
+        Ray's daemons may hold the pipe open, and Ray forwards its workers' last lines late.
+        """
+        waiting = select.poll()  # select.select takes no descriptor above 1023
+        waiting.register(self._read_end, select.POLLIN)
+        while time.monotonic() < self._finish_by:
+            if not waiting.poll(1000 * _SILENCE_S):
+                if self._finish.is_set():
+                    return
+                continue
+            data = os.read(self._read_end, 2**16)
+            if not data:
+                return
+            self._keep(data)
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                self._take(line)
+                self._end_line()
+            self._take(rest)
+
+    def finish(self) -> None:
+        """End, when what was written is copied."""
+        self._finish_by = time.monotonic() + _LAST_S
+        self._finish.set()
+        self.join()
+
+    def lost(self) -> list[str]:
+        """What was not logged or not shown, in words."""
+        return [f"{count} {what}: {why}" for what, (count, why) in self._lost.items()]
+
+    def _keep(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._log.write(rest) :]
+        except (OSError, ValueError) as error:
+            self._lose("bytes are missing in the log", len(rest), error)
+
+    def _take(self, piece: bytes) -> None:
+        """Go on with a line; what a carriage return writes over is dropped, as on a terminal."""
+        body = piece.rstrip(b"\r")
+        at = body.rfind(b"\r")
+        if at >= 0 or (body and self._line.endswith(b"\r")):
+            self._line.clear()
+            self._beyond = 0
+            piece = piece[at + 1 :]
+        room = _LINE_BYTES - len(self._line)
+        self._line += piece[:room]
+        self._beyond += len(piece[room:])
+
+    def _end_line(self) -> None:
+        line, beyond = self._line.rstrip(b"\r").decode("utf-8", "replace"), self._beyond
+        self._line.clear()
+        self._beyond = 0
+        cut = len(line) > _TAIL_CHARACTERS
+        self.tail.append(f"{line[:_TAIL_CHARACTERS]}..." if cut else line)
+        if beyond:
+            return
+        try:
+            text = shown_line(line)
+        except Exception as error:  # whatever it is: the next line may be another
+            self._lose("lines could not be shown, and are in the log", 1, error)
+            return
+        if text is not None:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        rest = f"{text}\n".encode(errors="replace")
+        taking = select.poll()
+        taking.register(self._shown, select.POLLOUT)
+        try:
+            while rest:
+                if not taking.poll(0 if self._stuck else 1000 * _SILENCE_S):
+                    raise TimeoutError("nobody reads the output")
+                rest = rest[os.write(self._shown, rest[:_PIPE_BYTES]) :]
+            self._stuck = False
+        except OSError as error:
+            self._stuck = True
+            self._lose("lines were not shown, and are in the log", 1, error)
+
+    def _lose(self, what: str, count: int, error: Exception) -> None:
+        before, why = self._lost.get(what, (0, repr(error)))
+        self._lost[what] = before + count, why
+        if not before and not self._stuck:
+            self._show(f"{_PREFIX}from here on {what}: {why}")
 
 
 def shown_line(line: str) -> str | None:
     """What the user sees of a line of output: the line, a shorter one, or None."""
-    line = _RAY_PREFIX.sub("", line).rsplit("\r", 1)[-1]
+    line = _RAY_PREFIX.sub("", line).rstrip("\r").rsplit("\r", 1)[-1]
     if line.startswith(_PREFIX) or line.startswith("Training Progress:"):
         return line
     step = _STEP.match(line)
     if step is None:
         return None
-    pairs = (pair.rsplit(":", 1) for pair in step[2].split(" - "))
-    shown = [(name, _short(value)) for name, value in pairs if _SHOWN_METRICS.match(name)]
-    # Most of the extension's metrics count what should not happen.
-    values = [f"{name} {value}" for name, value in shown if not (name.startswith("dra/") and value == "0")]
-    return f"step {step[1]}: " + ", ".join(values)
-
-
-def _redirect(out: int, err: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-
-
-def _copy(read_end: int, log: BinaryIO, shown: int, tail: deque[str], done: threading.Event) -> None:
-    """Copy lines until the pipe ends, or `done` and a second of silence.
-
-    Ray's daemons may hold the pipe open, and Ray forwards its workers' last lines late.
-    """
-    rest = b""
-    with log:
-        while True:
-            if not select.select([read_end], [], [], _SILENCE_S)[0]:
-                if done.is_set():
-                    return
-                continue
-            data = os.read(read_end, 2**16)
-            if not data:
-                return
-            with suppress(OSError):  # a full disk, or nobody reading, must not stop what writes to the pipe
-                log.write(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for raw in lines:
-                line = raw.decode("utf-8", "replace")
-                tail.append(line)
-                text = shown_line(line)
-                if text is not None:
-                    with suppress(OSError):
-                        os.write(shown, f"{text}\n".encode())
+    shown, at = [], 0
+    for value in _VALUE.finditer(step[2]):
+        name, at = step[2][at : value.start()], value.end()
+        short = _short(value[1])
+        # Most of the extension's metrics count what should not happen.
+        if _SHOWN_METRICS.match(name) and not (name.startswith("dra/") and short == "0"):
+            shown.append(f"{name} {short}")
+    return f"step {step[1]}: {', '.join(shown)}" if at else None
 
 
 def _short(value: str) -> str:
@@ -117,3 +213,32 @@ def _short(value: str) -> str:
         return f"{float(number):.4g}"
     except ValueError:
         return value
+
+
+def _redirect(out: int, err: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, it is closed, or was from the start
+            stream.flush()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+
+
+def _open_standard_streams() -> None:
+    """Where input, output or errors were closed from the start, other files would take their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _write(text: str, error: bool) -> None:
+    stream = sys.stderr if error else sys.stdout
+    if stream is None:  # closed from the start
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # Nobody reads, or the disk is full: that must not end a run, nor what is in the buffer Python's own exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

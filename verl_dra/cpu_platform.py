@@ -1,5 +1,7 @@
 """Runs veRL 0.9.1 and vLLM 0.28 without a GPU, for tests and demos; only `VERL_PLATFORM=cpu` activates it.
 
+Importing it does so: where it comes before veRL, veRL's plugins load while this module is half there.
+
 Each shim below answers one behaviour of veRL, vLLM or torch, which its docstring names with the version that
 was read. Delete a shim when that behaviour is gone. None of them runs on a GPU.
 """
@@ -292,3 +294,7 @@ def _memory_info(*_: object) -> tuple[int, int]:
     """Free and total bytes of the machine, like `torch.cuda.mem_get_info`."""
     page = os.sysconf("SC_PAGE_SIZE")
     return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
+
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == NAME:
+    activate()

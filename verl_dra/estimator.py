@@ -33,9 +33,9 @@ class Step:
     smi: Tensor
     """[n] float32: SMI of each session's final output; 0 where it is not scored."""
     weights: Tensor
-    """[n] float32 in (0, 1]: what each session's reward is multiplied by; 1 where it is not scored."""
+    """[n] float32 in (0, 1]: what each session's reward is multiplied by, `fill_unscored` where it is not scored."""
     scored: Tensor
-    """[n] bool: False where a group has no scores, and keeps its raw rewards."""
+    """[n] bool: False where a group has no scores."""
     base_estimator: str
     negative_rewards: NegativeRewards
     raw: Tensor | None = None
@@ -139,8 +139,7 @@ def _adjusted(step: Step, tokens: Tensor, mask: Tensor) -> Tensor:
     """
     step.raw = tokens.sum(dim=1)
     weights = step.weights.to(tokens.dtype)
-    adjusted = adjust_rewards(step.raw, weights, step.rows.group, negative=step.negative_rewards)
-    step.adjusted = torch.where(step.scored, adjusted, step.raw)
+    step.adjusted = adjust_rewards(step.raw, weights, step.rows.group, negative=step.negative_rewards)
     tokens = tokens * weights[:, None]
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
     tokens[torch.arange(len(tokens)), last] += step.adjusted - tokens.sum(dim=1)

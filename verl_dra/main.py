@@ -9,15 +9,17 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from verl_dra.config import ConfigError, DRAConfig, check_complete, prepare
+from verl_dra.config import ConfigError, DRAConfig, check_complete, checkpoints, prepare
 from verl_dra.console import quiet, say
 
 
@@ -53,11 +55,12 @@ def train(config: DictConfig, output: Path) -> None:
     from verl_dra.doctor.fast import examine
 
     dra = check(config)
+    _settle(config, output)
     for warning in examine(config, output):
         say(warning)
     if dra.record.every_n_steps and not dra.enabled:
         say("dra.record has no effect with dra.enabled=False; trainer.validation_data_dir keeps what `report` shows")
-    OmegaConf.resolve(config.trainer)  # here, as Ray's workers know no ${hydra:runtime.output_dir}
+    _keep_settings(config)
     _log_to(config, output)
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
@@ -100,7 +103,7 @@ def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
     """The configuration that `verl-dra train` with these Hydra arguments would run, and the folder it would write to.
 
     Raises:
-        ConfigError: Hydra's message, or which mandatory keys have no value.
+        ConfigError: Hydra's message, which mandatory keys have no value, or what of `trainer` can't be resolved.
     """
     shown, said = io.StringIO(), io.StringIO()
     # Hydra's own way to show what it composes; it makes no folder and runs nothing.
@@ -116,8 +119,42 @@ def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
     output = Path(str(config.hydra.run.dir))
     del config["hydra"]
     check_complete(config)
+    composing: Any = HydraConfig.get()
+    with read_write(composing):
+        composing.runtime.output_dir = str(output.absolute())  # Hydra has it in a run alone
+    _settle(config, output)
     OmegaConf.set_struct(config, True)
     return config, output
+
+
+def _settle(config: DictConfig, output: Path) -> None:
+    """Name the run as its folder, unless it has a name, and resolve `trainer`: Ray's workers know no ${hydra:...}."""
+    trainer = config.trainer
+    try:
+        if trainer.experiment_name is None:
+            trainer.experiment_name = "_".join(output.absolute().parts[1:][-2:])
+        OmegaConf.resolve(trainer)
+        folder = str(trainer.default_local_dir)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    if not checkpoints.is_remote(folder):
+        trainer.default_local_dir = str(Path(folder).expanduser().absolute())
+
+
+def _keep_settings(config: DictConfig) -> None:
+    """Leave the settings beside the checkpoints, and tell the job around this run where those are, if it asks."""
+    folder = str(config.trainer.default_local_dir)
+    try:
+        checkpoints.keep(config)
+    except OSError as error:
+        say(f"{folder} gets no {checkpoints.FILE}, so that a resumed run can't compare its settings: {error}")
+    asked = os.environ.get("DRA_CHECKPOINTS_FILE")
+    if not asked:
+        return
+    with Path(asked).open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        if folder not in file.read().splitlines():
+            file.write(f"{folder}\n")
 
 
 def _log_to(config: DictConfig, output: Path) -> None:
@@ -135,7 +172,8 @@ def _log_to(config: DictConfig, output: Path) -> None:
 def _set_aside(metrics: Path) -> None:
     """Keep a resumed run's metrics as metrics.1.jsonl, metrics.2.jsonl and so on: veRL 0.9.1 writes over them."""
     if metrics.exists():
-        number = 1 + len(list(metrics.parent.glob("metrics.*.jsonl")))
+        earlier = [path.name.split(".")[1] for path in metrics.parent.glob("metrics.*.jsonl")]
+        number = 1 + max((int(part) for part in earlier if part.isdecimal()), default=0)
         metrics.rename(metrics.with_name(f"metrics.{number}.jsonl"))
 
 

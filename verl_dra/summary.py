@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 
 class Summary:
     """First and last value of each metric of a run."""
 
     def __init__(self) -> None:
-        self._first: dict[str, tuple[int, float]] = {}
-        self._last: dict[str, tuple[int, float]] = {}
+        self._first: dict[str, tuple[int, Any]] = {}
+        self._last: dict[str, tuple[int, Any]] = {}
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a step."""
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take the metrics of a step; what an estimator or a reward function calls one and is no number is left out."""
         for name, value in metrics.items():
+            if not isinstance(value, Real):
+                continue
             self._first.setdefault(name, (step, value))
             self._last[name] = (step, value)
 

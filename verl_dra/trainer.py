@@ -16,7 +16,13 @@ from torch import Tensor
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.debug import marked_timer
 
-from verl_dra.algorithm import NegativeRewards, darling_weights, diversity_weights, unlikeliness_weights
+from verl_dra.algorithm import (
+    NegativeRewards,
+    darling_weights,
+    diversity_weights,
+    fill_unscored,
+    unlikeliness_weights,
+)
 from verl_dra.config import DRAConfig
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
@@ -107,7 +113,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             step = Step(
                 rows,
                 smi=smi,
-                weights=torch.where(scored, self._weights(batch, rows, smi), 1.0),
+                weights=self._weights(batch, rows, smi, scored),
                 scored=scored,
                 base_estimator=cast(str, self._dra.base_estimator),
                 negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
@@ -156,13 +162,12 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             if self._recorder is not None:
                 self._recorder.close()
 
-        def _weights(self, batch: Any, rows: Rows, smi: Tensor) -> Tensor:
+        def _weights(self, batch: Any, rows: Rows, smi: Tensor, scored: Tensor) -> Tensor:
             """[n] weights of the sessions by `dra.weight`."""
-            if self._dra.weight == "darling":
-                return darling_weights(smi, rows.group)
-            if self._dra.weight == "unlikeliness":
+            if self._dra.weight == "unlikeliness":  # needs no scores
                 return unlikeliness_weights(_mean_log_probs(batch, rows), rows.group)
-            return diversity_weights(smi)
+            of_scored = darling_weights(smi, rows.group) if self._dra.weight == "darling" else diversity_weights(smi)
+            return fill_unscored(of_scored, scored)
 
         def _fetch_from(self, batch: Any, rows: Rows) -> FetchTexts:
             """The texts of sessions of `batch`, from TransferQueue."""

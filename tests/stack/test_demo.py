@@ -66,16 +66,18 @@ def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
 
 
 def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, shown = demo(
-        tmp_path,
-        "--multirun",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-        "dra.smi=graph_cut,clusters",
+    """Each to its last step, with checkpoints; and one goes on from them with its own settings alone."""
+    own = [
         "actor_rollout_ref.rollout.n=4",
         "reward.custom_reward_function.reward_kwargs.wrong=-0.5",
         "trainer.total_training_steps=1",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
+        "trainer.save_freq=1",
+        "trainer.resume_mode=auto",
+    ]
+    status, shown = demo(
+        tmp_path, "--multirun", f"hydra.sweep.dir={tmp_path}/sweep", "dra.smi=graph_cut,clusters", *own
     )
     assert status == 0, shown[-3000:]
     smi = []
@@ -90,6 +92,17 @@ def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "dra.smi=graph_cut" in shown
     assert "dra.smi=clusters" in shown
+
+    folder = tmp_path / "sweep" / "0" / "checkpoints"
+    resumed = [*own, f"trainer.default_local_dir={folder}", "trainer.total_training_steps=2"]
+    status, shown = demo(tmp_path, *resumed, "dra.smi=log_det")
+    assert status == 1
+    assert f"resuming: {folder}/global_step_1 is of other settings: dra.smi was graph_cut and is log_det" in shown
+    assert "starting Ray" not in shown
+    status, shown = demo(tmp_path, *resumed)
+    assert status == 0, shown[-3000:]
+    (line,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
 
 
 def test_the_study_trains_measures_and_goes_on(tmp_path: Path) -> None:

@@ -29,6 +29,23 @@ def diversity_weights(smi: Tensor) -> Tensor:
     return (1 + smi.clamp(min=0)).reciprocal_()
 
 
+def fill_unscored(weights: Tensor, scored: Tensor) -> Tensor:
+    """Weights in which what has no score gets the mean weight of what has one.
+
+    Where nothing divides by the standard deviation, an advantage is as large as its rewards' weights: a group that kept
+    a weight of 1 among others of 0.14 would get seven times their gradient.
+
+    Args:
+        weights: [N] in (0, 1]; whatever there is where a completion is not scored.
+        scored: [N] bool.
+
+    Returns:
+        [N], of the same dtype; 1 everywhere where none is scored.
+    """
+    mean = weights[scored].double().mean() if bool(scored.any()) else torch.ones(())
+    return torch.where(scored, weights, mean.to(weights))
+
+
 def adjust_rewards(rewards: Tensor, weights: Tensor, group: Tensor, negative: NegativeRewards = "paper") -> Tensor:
     """Diversity-adjusted rewards (arXiv 2505.09655): R~_i = w_i R_i, with a choice for negative rewards.
 

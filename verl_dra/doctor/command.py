@@ -69,7 +69,7 @@ def examine(arguments: Sequence[str], address: str | None = None) -> list[Check]
 def _machine(address: str | None) -> Iterator[Check]:
     address = address or os.environ.get("RAY_ADDRESS")
     address = None if address == "local" else address
-    run = ("configuration", "model", "tokenizer", "data", "GPUs and CPUs", "outputs", "checkpoints")
+    run = ("configuration", "model", "tokenizer", "data", "GPUs and CPUs", "outputs", "checkpoints", "resuming")
     yield from (
         *_software(versions.TESTED),
         *guarded("encoder", _default_encoder),

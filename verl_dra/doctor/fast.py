@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_dra.config import ConfigError
-from verl_dra.doctor import cluster, data_files, encoder, machine, model, reward_function, versions
+from verl_dra.doctor import cluster, data_files, encoder, machine, model, resuming, reward_function, versions
 from verl_dra.doctor.check import Check, guarded, skip
 from verl_dra.doctor.run_config import cluster_address, select, trains_on_cpu
 
@@ -43,13 +43,14 @@ def fast_checks(config: DictConfig, output: Path) -> list[Check]:
 
 
 def machine_checks(config: DictConfig, output: Path, address: str | None) -> list[Check]:
-    """This machine, against what the run writes and keeps here."""
+    """This machine, against what the run writes, keeps and finds here."""
     joins = address is not None
     store = select(config, "ray_kwargs.ray_init.object_store_memory")
     temp = select(config, "ray_kwargs.ray_init._temp_dir")
     return [
         *guarded("outputs", machine.folder, "outputs", output),
         *guarded("checkpoints", _checkpoints, config, joins),
+        *guarded("resuming", resuming.resuming, config, joins),
         *guarded("/dev/shm", machine.shared_memory, store, not joins),
         *guarded("/dev/shm for weights", _weights_in_shared_memory, config),
         *([] if joins else guarded("Ray's temp folder", machine.ray_folder, temp)),

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_dra.config.checkpoints import is_remote as is_remote
+
 
 def select(config: DictConfig, key: str) -> Any:
     """The value of a dotted `key`; None where it is not set."""
@@ -32,11 +34,6 @@ def _started_here(config: DictConfig | None) -> str | None:
 def trains_on_cpu(config: DictConfig) -> bool:
     """Whether `+platform=cpu` is composed in."""
     return bool(select(config, "trainer.device") == "cpu")
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` names a scheme, as hdfs:// and s3:// do."""
-    return "://" in path
 
 
 def files(value: Any) -> list[str]:

@@ -57,7 +57,7 @@ class Group:
     """[n, n] cosines, in the order of the completions."""
     effective_paths: float | None = None
     scored: bool = True
-    """False where it kept its raw rewards, as its scores were not there in time."""
+    """False where its scores were not there in time; its rewards then have the mean weight of the others."""
     method: str = ""
     """How its rewards were adjusted; empty where nothing is known of it."""
 

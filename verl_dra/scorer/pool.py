@@ -378,8 +378,8 @@ class ScorerPool:
                 f"diversity scorer {part.replica} gave no scores of {len(part.sessions)} completions: {part.error}"
             )
             if self._on_failure == "raise":
-                raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with their raw rewards")
-            logger.warning("%s; their groups keep their raw rewards, but for those that are there", message)
+                raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with a mean weight for them")
+            logger.warning("%s; their groups get the mean weight of the others, but for those that are there", message)
         asked = [
             (part, rows, self._replicas[part.replica].collect.remote([part.sessions[row] for row in rows], {}, 0))
             for part in parts

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
 
@@ -125,8 +125,6 @@ def _start(options: argparse.Namespace) -> int:
 
 def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]], folder: Path, sbatch: Sequence[str]) -> None:
     """Find what can't train before anything waits in a queue."""
-    from omegaconf.errors import InterpolationResolutionError
-
     from verl_dra.config import ConfigError
     from verl_dra.main import check, composed
     from verl_dra.sweep.job import added
@@ -140,9 +138,7 @@ def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]], folder
                 check(config)
         except ConfigError as error:
             raise SweepError(f"point {number} ({' '.join(point)}): {error}") from error
-        places = {"hydra.run.dir": str(run)}
-        with suppress(InterpolationResolutionError):  # ${hydra:...} is there in a run alone
-            places["trainer.default_local_dir"] = str(config.trainer.default_local_dir)
+        places = {"hydra.run.dir": str(run), "trainer.default_local_dir": str(config.trainer.default_local_dir)}
         for key, place in places.items():
             if (other := first.setdefault((key, place), number)) != number:
                 raise SweepError(

@@ -182,7 +182,7 @@ function showGroup(group) {
   if (group === null) { $("group").replaceChildren(); return; }
   const prompt = element("p", { className: "prompt", tabIndex: 0 }, ...marked(group.prompt.trim()));
   if (group.truth) prompt.append(element("span", { className: "faint" }, `\nright answer: ${group.truth}`));
-  const method = group.scored ? group.method : `not scored: raw rewards kept (${group.method})`;
+  const method = group.scored ? group.method : `not scored: mean weight of the others (${group.method})`;
   const advantages = group.completions.some((c) => c[WITH] !== null);
   const clusters = new Set(group.completions.map((c) => c[CLUSTER])).size;
   const pictures = element("div", { id: "pictures" },
