@@ -451,6 +451,23 @@ def test_weights_that_do_not_fit_into_shared_memory_are_told(
     assert "lower actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes" in told[0]
 
 
+def test_nothing_is_written_where_ray_deletes_it_after_the_job(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of_job = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy_of_job.mkdir(parents=True)
+    monkeypatch.chdir(copy_of_job)
+    config = configured("trainer.save_freq=1", "trainer.default_local_dir=checkpoints")
+    told = {check.name: check for check in fast.fast_checks(config, Path("outputs/1"))}
+    for name, setting in {"outputs": "hydra.run.dir", "checkpoints": "trainer.default_local_dir"}.items():
+        assert told[name].state == "fail"
+        assert "in Ray's copy of the job's working directory, which Ray deletes" in told[name].problem
+        assert f"set {setting} to an absolute path" in told[name].problem
+    config = configured("trainer.save_freq=1", f"trainer.default_local_dir={tmp_path}/checkpoints")
+    told = {check.name: check for check in fast.fast_checks(config, tmp_path / "outputs")}
+    assert {told["outputs"].state, told["checkpoints"].state} <= {"ok", "warn"}
+
+
 def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     configured: Alter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from verl_dra.embedding.encoder import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 SKYPILOT = "skypilot==0.14.1"
+KUBERNETES = ROOT / "launch/k8s"
 PATHS = {"/opt/verl_dra/recipes": f"{ROOT}/recipes", "$repository": str(ROOT)}
 
 
@@ -79,14 +80,22 @@ RAY_JOB = closed(
 
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, Any]:
-    return {
-        document["kind"]: document for document in yaml.safe_load_all((ROOT / "launch/k8s/rayjob.yaml").read_text())
-    }
+    """Of all files, by kind."""
+    return {document["kind"]: document for file in KUBERNETES.glob("*.yaml") for document in documents(file)}
+
+
+def documents(file: Path) -> list[Any]:
+    return list(yaml.safe_load_all(file.read_text()))
 
 
 @pytest.fixture(scope="module")
 def job(manifests: dict[str, Any]) -> Any:
     return manifests["RayJob"]["spec"]
+
+
+def test_deleting_the_job_deletes_no_volume() -> None:
+    kinds = {file.name: {document["kind"] for document in documents(file)} for file in KUBERNETES.glob("*.yaml")}
+    assert kinds == {"rayjob.yaml": {"ConfigMap", "RayJob"}, "volume.yaml": {"PersistentVolumeClaim"}}
 
 
 def pods(job: Any) -> dict[str, Any]:

@@ -96,6 +96,9 @@ def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
         yield skip("checkpoints", "trainer.save_freq saves none")
         return
     path = str(config.trainer.default_local_dir)
+    if "://" not in path and (lost := machine.goes_with_the_job("checkpoints", path, "trainer.default_local_dir")):
+        yield lost
+        return
     if elsewhere and not Path(path).is_dir():
         yield skip("checkpoints", f"{path} may be on other nodes")
         return

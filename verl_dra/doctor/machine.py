@@ -19,10 +19,15 @@ _SOCKET_BYTES = 107
 # Ray 2.60 (_private/ray_constants.py): its share of the memory for objects, at most 200 GB, and the explicit size above
 # which it refuses to start on a smaller /dev/shm.
 _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST, _OBJECT_STORE_STRICT = 0.3, 200 * 10**9, 10**10
+# In Ray's session on each node, its copies of the working directories of jobs (Ray 2.60, _private/runtime_env).
+_COPIES_OF_JOBS = "working_dir_files"
 
 
 def folder(name: str, path: str | Path) -> Iterator[Check]:
-    """That a run can write to the folder `path`, or make it."""
+    """That a run can write to the folder `path`, or make it, and that it stays."""
+    if lost := goes_with_the_job(name, path, "hydra.run.dir"):
+        yield lost
+        return
     found = _nearest(Path(path).expanduser())
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         yield fail(name, f"{found} can't be written to", "choose another folder or change its permissions")
@@ -34,6 +39,14 @@ def folder(name: str, path: str | Path) -> Iterator[Check]:
         yield warn(name, f"{gib(free)} free for {path}", "free some space; logs and metrics grow")
     else:
         yield ok(name, f"{gib(free)} free for {path}")
+
+
+def goes_with_the_job(name: str, path: str | Path, setting: str) -> Check | None:
+    """What is wrong where `path` is in Ray's copy of a job's working directory, which Ray deletes after the job."""
+    if _COPIES_OF_JOBS not in Path(path).absolute().parts:
+        return None
+    found = f"{path} is in Ray's copy of the job's working directory, which Ray deletes after the job"
+    return fail(name, found, f"set {setting} to an absolute path, on storage that every node sees")
 
 
 def shared_memory(object_store: int | None = None, new_ray: bool = True) -> Iterator[Check]:
