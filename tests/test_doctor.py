@@ -429,6 +429,16 @@ def test_outputs_in_the_place_of_a_file_are_told(tmp_path: Path) -> None:
     assert "file can't be written to; choose another folder" in line
 
 
+def test_a_home_that_can_not_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [check.state for check in machine.home()] == ["ok"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    (check,) = machine.home()
+    assert (check.state, check.fix) == ("warn", "set HOME to a folder of this user")
+    assert f"{tmp_path}/file can't be written to" in check.found
+
+
 def test_a_small_shared_memory_is_told(configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", statvfs(64 * 2**20))
     (check,) = machine.shared_memory()

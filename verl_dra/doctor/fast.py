@@ -50,6 +50,7 @@ def machine_checks(config: DictConfig, output: Path, address: str | None) -> lis
     return [
         *guarded("outputs", machine.folder, "outputs", output),
         *guarded("checkpoints", _checkpoints, config, joins),
+        *guarded("home", machine.home),
         *guarded("/dev/shm", machine.shared_memory, store, not joins),
         *guarded("/dev/shm for weights", _weights_in_shared_memory, config),
         *([] if joins else guarded("Ray's temp folder", machine.ray_folder, temp)),

@@ -49,6 +49,16 @@ def goes_with_the_job(name: str, path: str | Path, setting: str) -> Check | None
     return fail(name, found, f"set {setting} to an absolute path, on storage that every node sees")
 
 
+def home() -> Iterator[Check]:
+    """That there is a home, which a user that an image does not know has not."""
+    found = _nearest(Path(os.environ.get("HOME") or "/"))
+    if found.is_dir() and os.access(found, os.W_OK | os.X_OK):
+        yield ok("home", str(found))
+    else:
+        fix = "set HOME to a folder of this user"
+        yield warn("home", f"{found} can't be written to; vLLM, Triton and Hugging Face keep their caches there", fix)
+
+
 def shared_memory(object_store: int | None = None, new_ray: bool = True) -> Iterator[Check]:
     """/dev/shm, against what Ray keeps there.
 
