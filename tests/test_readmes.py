@@ -114,7 +114,7 @@ NOT_EXECUTED = {
 BY_HAND = ("make bench", *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"))
 """Too long for CI; the page of benchmarks says so."""
 
-NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ")
+NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: ")
 """How blocks begin that are no commands."""
 
 PROGRAMS = r"(pip|make|python|\.venv/bin/python|verl-dra|docker|docker/install\.sh|ray|launch/\S+|recipes/\S+\.sh) \S"
