@@ -96,6 +96,8 @@ export RAY_AUTH_MODE=token
 "$SUBMIT" --address http://127.0.0.1:8265 --working-dir project --submission-id stays sleep=600 &
 until ray job status --address http://127.0.0.1:8265 stays | grep -q RUNNING; do sleep 1; done
 kill -TERM $!; wait $!; echo "LEFT $?"
+ray job submit --address http://127.0.0.1:8265 -- ray status; echo "LOOKED $?"
+ray stack; echo "STACK $?"
 ray job stop --address http://127.0.0.1:8265 stays; echo "STOP $?"
 ray job status --address http://127.0.0.1:8265 stays; echo "STATUS $?"
 unset RAY_AUTH_MODE
@@ -124,6 +126,8 @@ RAY_AUTH_TOKEN=of-another-cluster-0123456789abcdef submit --token-path token --n
     assert [one[0] for one in given[1:3]] == [["doctor", "--config-name=x", "a=1"], ["train", "--config-name=x", "a=1"]]
     assert given[1][2] == "cpu"
     assert "DONE 0\n" in rest
+    assert "/32.0 CPU" in rest.partition("LEFT 130\n")[2].partition("LOOKED 0\n")[0]
+    assert "Thread" in rest.partition("LOOKED 0\n")[2].partition("STACK 0\n")[0]
     status = rest.partition("STOP 0\n")[2].partition("STATUS 0\n")[0]
     assert "stopped" in status.lower(), rest
     assert "NO WAIT 0\n" in rest
