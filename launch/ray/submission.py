@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import logging
 import os
 import re
@@ -25,14 +26,16 @@ import yaml
 
 try:
     import aiohttp
+    import ray.exceptions
     import requests
     from ray._private import ray_constants
     from ray._private.runtime_env import packaging
-    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 except ImportError as error:
     sys.exit(f"submit.sh: {error}; pip install 'ray[default]', of the cluster's version")
 
+# Since Ray 2.52.
+_AUTHENTICATION = tuple(filter(None, [getattr(ray.exceptions, "AuthenticationError", None)]))
 # Ray's job server takes less than this of a body (2.60, dashboard/http_server_head.py).
 LIMIT_BYTES = getattr(ray_constants, "DASHBOARD_CLIENT_MAX_SIZE", 100 * 2**20)
 # Of an entry of a zip file that is stored as it is, beside its name, which is there twice; and of the file's end.
@@ -41,7 +44,7 @@ _PAUSE_S = 3.0
 _MOST_UNANSWERED = 20
 _WENT_ON = 130
 _UNREACHABLE = (ConnectionError, requests.exceptions.RequestException)
-_UNANSWERED_BY = (AuthenticationError, aiohttp.ClientError, asyncio.TimeoutError, OSError, RuntimeError, ValueError)
+_UNANSWERED_BY = (aiohttp.ClientError, asyncio.TimeoutError, OSError, RuntimeError, ValueError)
 
 
 class SubmissionError(Exception):
@@ -126,10 +129,11 @@ def taken_along(folder: Path, excludes: Sequence[str]) -> dict[str, int]:
         if path.is_file():
             found[str(path.relative_to(folder))] = path.stat().st_size
 
-    own = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    packaging._dir_travel(
-        folder, [packaging._get_excludes(folder, list(excludes))], note, include_gitignore=own, logger=_SILENT
-    )
+    walk = packaging._dir_travel
+    more: dict[str, Any] = {}
+    if "include_gitignore" in inspect.signature(walk).parameters:  # Ray 2.50 always heeds it.
+        more["include_gitignore"] = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+    walk(folder, [packaging._get_excludes(folder, list(excludes))], note, logger=_SILENT, **more)
     return found
 
 
@@ -172,11 +176,11 @@ def follow(client: JobSubmissionClient, address: str, submission_id: str) -> int
     """
     unanswered = 0
     while True:
-        with suppress(*_UNANSWERED_BY):  # What has become of the job decides.
+        with suppress(*_UNANSWERED_BY, *_AUTHENTICATION):  # What has become of the job decides.
             asyncio.run(_show(client, submission_id))
         try:
             job = known(client, submission_id)
-        except _UNANSWERED_BY as error:
+        except (*_UNANSWERED_BY, *_AUTHENTICATION) as error:
             unanswered += 1
             if unanswered == _MOST_UNANSWERED:
                 _say(f"{address} does not answer any more; {submission_id} may go on: {_reason(error)}")
@@ -211,7 +215,7 @@ def in_words(address: str) -> Iterator[None]:
     """
     try:
         yield
-    except AuthenticationError as error:
+    except _AUTHENTICATION as error:
         if "Authentication required" in str(error):
             raise SubmissionError(
                 f"{address} asks for a token, and got none; give the cluster's: --token-path FILE"
