@@ -493,6 +493,13 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     assert "trainer.save_freq=-1" in state(size - 1).fix
     assert state(2 * size).state == "warn"  # float32: 4 bytes a parameter of 12
     assert state(3 * size).state == "ok"
+    # All of the run's, which veRL keeps unless told otherwise.
+    config.trainer.save_freq, config.trainer.total_training_steps = 20, 90
+    assert "the run's 5 checkpoints have about" in state(14 * size).found
+    assert "trainer.max_actor_ckpt_to_keep=2" in state(14 * size).fix
+    assert state(15 * size).state == "ok"
+    config.trainer.max_actor_ckpt_to_keep = 2
+    assert state(6 * size).state == "ok"
     config.trainer.default_local_dir = "hdfs://there"
     assert state(0).state == "skip"
     config.trainer.save_freq = -1

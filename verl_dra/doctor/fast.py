@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,11 +51,11 @@ def machine_checks(config: DictConfig, output: Path, address: str | None) -> lis
     return [
         *guarded("outputs", machine.folder, "outputs", output),
         *guarded("checkpoints", _checkpoints, config, joins),
-        *guarded("home", machine.home),
         *guarded("/dev/shm", machine.shared_memory, store, not joins),
         *guarded("/dev/shm for weights", _weights_in_shared_memory, config),
         *([] if joins else guarded("Ray's temp folder", machine.ray_folder, temp)),
         *guarded("Ray's authentication", machine.ray_authentication, joins),
+        *guarded("home", machine.home),
     ]
 
 
@@ -108,7 +109,16 @@ def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
         weights = 0
     # Every node saves its share, unless the folder is shared.
     nodes = max(config.trainer.nnodes, 1)
-    yield from machine.checkpoints(path, weights // nodes, parameters * _CHECKPOINT_BYTES_OF_A_PARAMETER // nodes)
+    likely = parameters * _CHECKPOINT_BYTES_OF_A_PARAMETER // nodes
+    yield from machine.checkpoints(path, weights // nodes, likely, _kept_checkpoints(config))
+
+
+def _kept_checkpoints(config: DictConfig) -> int:
+    """How many there will be at the same time; 1 where the number of steps comes from the data."""
+    steps: int = select(config, "trainer.total_training_steps") or 0
+    saved: int = max(math.ceil(steps / config.trainer.save_freq), 1)
+    most: int = select(config, "trainer.max_actor_ckpt_to_keep") or saved
+    return min(most, saved)
 
 
 def _weights_in_shared_memory(config: DictConfig) -> Iterator[Check]:

@@ -159,8 +159,8 @@ def weights_in_shared_memory(bucket: int, weights: int) -> Iterator[Check]:
     yield fail(name, found, fix) if free < need else ok(name, found)
 
 
-def checkpoints(path: str, least: int, likely: int) -> Iterator[Check]:
-    """Room for one checkpoint: `least` bytes that it surely has on this node, and a `likely` number."""
+def checkpoints(path: str, least: int, likely: int, kept: int = 1) -> Iterator[Check]:
+    """Room for one checkpoint: `least` bytes that it surely has on this node, and a `likely` number. And for `kept`."""
     name = "checkpoints"
     if "://" in path:
         yield skip(name, f"{path} is remote")
@@ -175,6 +175,11 @@ def checkpoints(path: str, least: int, likely: int) -> Iterator[Check]:
         yield fail(name, f"{gib(free)} free for {path}; the weights alone have {gib(least)}", fix)
     elif free < likely:
         yield warn(name, f"{gib(free)} free for {path}; one checkpoint has about {gib(likely)}", fix)
+    elif free < kept * likely:
+        all_of_them = f"{gib(free)} free for {path}; the run's {kept} checkpoints have about {gib(likely)} each"
+        yield warn(
+            name, all_of_them, "keep the last ones only, by trainer.max_actor_ckpt_to_keep=2, or free some space"
+        )
     else:
         yield ok(name, f"{gib(free)} free for {path}, one checkpoint about {gib(likely)}")
 
