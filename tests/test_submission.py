@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -258,6 +260,16 @@ def test_a_job_that_can_not_be_followed_any_more_is_told_once(
     monkeypatch.setattr(submission, "_PAUSE_S", 0)
     assert submission.follow(Client(state), "http://head", "mine") == 1
     assert capsys.readouterr().err.count(says) == 1
+
+
+def test_it_ends_where_nobody_takes_the_log(submission: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit, match="can't show the log any more: No space left on device; mine goes on"):
+        submission.follow(Client(JobStatus.RUNNING), "http://head", "mine")
 
 
 def test_without_ray_it_says_what_to_install(

@@ -220,7 +220,8 @@ def in_words(address: str) -> Iterator[None]:
             raise SubmissionError(
                 f"{address} asks for a token, and got none; give the cluster's: --token-path FILE"
             ) from error
-        where = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else os.environ.get("RAY_AUTH_TOKEN_PATH")
+        file = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+        where = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else file
         raise SubmissionError(
             f"{address} has another token than {where}; give the cluster's: --token-path FILE"
         ) from error
@@ -240,8 +241,11 @@ def in_words(address: str) -> Iterator[None]:
 
 async def _show(client: JobSubmissionClient, submission_id: str) -> None:
     async for lines in client.tail_job_logs(submission_id):
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+        except OSError as error:
+            sys.exit(f"submit.sh: can't show the log any more: {error.strerror}; {submission_id} goes on")
 
 
 def _ended(job: JobDetails, submission_id: str) -> int:
