@@ -7,6 +7,8 @@ import importlib.util
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -260,6 +262,25 @@ def test_a_job_that_can_not_be_followed_any_more_is_told_once(
     monkeypatch.setattr(submission, "_PAUSE_S", 0)
     assert submission.follow(Client(state), "http://head", "mine") == 1
     assert capsys.readouterr().err.count(says) == 1
+
+
+def test_a_machine_without_ray_is_told(tmp_path: Path) -> None:
+    script = str(ROOT / "launch/ray/submit.sh")
+    words = [script, "--address", "http://127.0.0.1:9"]
+    for name in ("readlink", "dirname", "sed"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    told = {"cwd": ROOT / "launch", "capture_output": True, "text": True, "check": False}
+    bare = subprocess.run([str(shutil.which("bash")), *words], env={"PATH": str(tmp_path)}, **told)
+    assert (bare.returncode, bare.stderr) == (
+        2,
+        "submit.sh: ray is not on PATH; pip install 'ray[default]', of the cluster's version\n",
+    )
+    # The folder `ray` of where it is started is none that can be imported.
+    (tmp_path / "ray").write_text("#!/bin/sh\n")
+    (tmp_path / "ray").chmod(0o755)
+    (tmp_path / "python3").symlink_to(sys.base_prefix + "/bin/python3")
+    other = subprocess.run([str(shutil.which("bash")), *words], env={"PATH": str(tmp_path)}, **told)
+    assert (other.returncode, "no Python that has ray" in other.stderr) == (2, True), other.stderr
 
 
 def test_it_ends_where_nobody_takes_the_log(submission: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
