@@ -85,7 +85,7 @@ EXECUTED_BY = {
     "sbatch --nodes=2": _SBATCH,
     "launch/ray/submit.sh --address": _JOB,
     "ray job": _SUBMITTED,
-    "ray stack": _SUBMITTED,
+    "pgrep -f 'ray::": _SUBMITTED,
     "ray status": _LOOKED_INTO,
     "sbatch --nodes=2 --gres=gpu:8 launch/slurm/ray.sbatch bash": _LOOKED_INTO,
     "verl-dra prepare-data gsm8k --out DATA": "tests/test_prepare_data.py::test_the_front_pages_set_comes_from_the_hub",
@@ -128,7 +128,7 @@ PROGRAMS = (
 )
 """How commands in prose begin."""
 
-NAMES = r"verl-dra \S+|ray (start|stop)|sbatch --\w+"
+NAMES = r"verl-dra \S+|ray (start|stop|stack)|sbatch --\w+"
 """What is the name of a command, and none that one would type as it stands."""
 
 

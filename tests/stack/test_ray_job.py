@@ -97,7 +97,7 @@ export RAY_AUTH_MODE=token
 until ray job status --address http://127.0.0.1:8265 stays | grep -q RUNNING; do sleep 1; done
 kill -TERM $!; wait $!; echo "LEFT $?"
 ray job submit --address http://127.0.0.1:8265 -- ray status; echo "LOOKED $?"
-ray stack; echo "STACK $?"
+pgrep -f 'ray::|VLLM::' | xargs -n1 py-spy dump --pid; echo "STACKS SHOWN"
 ray job stop --address http://127.0.0.1:8265 stays; echo "STOP $?"
 ray job status --address http://127.0.0.1:8265 stays; echo "STATUS $?"
 unset RAY_AUTH_MODE
@@ -127,7 +127,7 @@ RAY_AUTH_TOKEN=of-another-cluster-0123456789abcdef submit --token-path token --n
     assert given[1][2] == "cpu"
     assert "DONE 0\n" in rest
     assert "/32.0 CPU" in rest.partition("LEFT 130\n")[2].partition("LOOKED 0\n")[0]
-    assert "Thread" in rest.partition("LOOKED 0\n")[2].partition("STACK 0\n")[0]
+    assert "Thread" in rest.partition("LOOKED 0\n")[2].partition("STACKS SHOWN\n")[0]
     status = rest.partition("STOP 0\n")[2].partition("STATUS 0\n")[0]
     assert "stopped" in status.lower(), rest
     assert "NO WAIT 0\n" in rest
