@@ -27,6 +27,20 @@ wait_for() {
   done
 }
 
+# A number that the image has no user for (docker run --user) has neither a name nor a home: torch, vLLM, Triton and Ray
+# name their caches by the one and put them into the other.
+as_somebody() {
+  local home
+  if ! getent passwd "$(id -u)" >/dev/null; then
+    export USER="${USER:-uid_$(id -u)}"
+    export LOGNAME="${LOGNAME:-$USER}"
+  fi
+  if [[ ! -w ${HOME:-/nowhere} ]]; then
+    if home=$(mktemp -d -t home.XXXXXX); then export HOME=$home; fi
+  fi
+}
+
+as_somebody
 [[ $# -gt 0 ]] || set -- --help
 case $1 in
   ray-head)

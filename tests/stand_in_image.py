@@ -114,18 +114,23 @@ def debian(cache: Path) -> Path:
 
 
 class Container:
-    """Processes over a mounted image, in namespaces of their own, as the image's user and with its environment."""
+    """Processes over a mounted image, in namespaces of their own, with its environment.
 
-    def __init__(self, root: Path, config: Mapping[str, object]) -> None:
+    They are of the image's user and have the home that engines read from its `/etc/passwd`. A `user` that is a number
+    without a line there gets `/`, as engines have it.
+    """
+
+    def __init__(self, root: Path, config: Mapping[str, object], user: str | None = None) -> None:
         self.root = root
         self.config = config
+        self.user = user or str(config["User"])
+        self.home = "/" if user else "/home/dra"
 
     def start(
         self, arguments: Sequence[str], environment: Mapping[str, str] = {}, mounts: Mapping[Path, str] = {}
     ) -> subprocess.Popen[str]:
-        user = str(self.config["User"])
         entry = [*self.config["Entrypoint"], *arguments]  # type: ignore[misc]
-        variables = [*self.config["Env"], "HOME=/home/dra", *(f"{k}={v}" for k, v in environment.items())]  # type: ignore[misc]
+        variables = [*self.config["Env"], f"HOME={self.home}", *(f"{k}={v}" for k, v in environment.items())]  # type: ignore[misc]
         binds = "".join(
             f'mkdir -p "$root{to}" && mount --bind "{source}" "$root{to}" && ' for source, to in mounts.items()
         )
@@ -137,7 +142,7 @@ class Container:
             [
                 *("unshare", "--pid", "--mount", "--ipc", "--net", "--fork", "--kill-child"),
                 *("bash", "-c", prepare, "bash", str(self.root)),
-                *("chroot", f"--userspec={user}", str(self.root), "env", "-i", *variables),
+                *("chroot", f"--userspec={self.user}", str(self.root), "env", "-i", *variables),
                 *("bash", "-c", inside, "bash", *entry),
             ],
             stdin=subprocess.DEVNULL,

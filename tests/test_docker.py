@@ -311,6 +311,15 @@ def test_another_program_runs_as_it_is_and_as_the_numeric_user(container: Contai
 
 
 @pytest.mark.slow
+def test_a_number_without_a_name_works_too(container: Container) -> None:
+    """As `docker run --user` starts it."""
+    stranger = Container(container.root, container.config, user="12345:12345")
+    who = "import getpass, pathlib; print(getpass.getuser(), (pathlib.Path.home() / 'x').write_text('x'))"
+    status, output = stranger.run("bash", "-c", f'id -u; touch /work/y /cache/huggingface/y && python3 -c "{who}"')
+    assert (status, output) == (0, "12345\nuid_12345 1\n")
+
+
+@pytest.mark.slow
 def test_the_exit_status_is_the_programs(container: Container) -> None:
     assert container.run("bash", "-c", "exit 7")[0] == 7
 
@@ -349,7 +358,7 @@ def test_sigterm_ends_what_the_entry_point_started(container: Container) -> None
 def entry(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [DOCKER / "entrypoint.sh", *arguments],
-        env={"PATH": f"{path}:/usr/bin:/bin", **environment},
+        env={"PATH": f"{path}:/usr/bin:/bin", "HOME": str(path), **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -387,6 +396,16 @@ def test_ray_without_a_token_is_refused(programs: Path, command: list[str]) -> N
     assert done.returncode == 2
     assert "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_home_that_can_be_written_to_stays_and_another_does_not(programs: Path, tmp_path: Path) -> None:
+    show = ("bash", "-c", "echo $HOME")
+    assert entry(*show, path=programs, HOME=str(tmp_path)).stdout == f"{tmp_path}\n"
+    made = Path(entry(*show, path=programs, HOME="/nowhere", TMPDIR=str(tmp_path)).stdout.strip())
+    assert made.parent == tmp_path
+    assert made.is_dir()
+    done = entry("train", path=programs, HOME="/nowhere", TMPDIR="/nowhere")
+    assert (done.returncode, done.stdout) == (0, "verl-dra train\n")
 
 
 def test_a_token_file_and_another_port_are_taken(programs: Path, tmp_path: Path) -> None:

@@ -478,6 +478,16 @@ def test_outputs_in_the_place_of_a_file_are_told(tmp_path: Path) -> None:
     assert "file can't be written to; choose another folder" in line
 
 
+def test_a_home_that_can_not_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [check.state for check in machine.home()] == ["ok"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    (check,) = machine.home()
+    assert (check.state, check.fix) == ("warn", "set HOME to a folder of this user")
+    assert f"{tmp_path}/file can't be written to" in check.found
+
+
 def test_a_small_shared_memory_is_told(configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", statvfs(64 * 2**20))
     (check,) = machine.shared_memory()
@@ -500,6 +510,23 @@ def test_weights_that_do_not_fit_into_shared_memory_are_told(
     assert "lower actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes" in told[0]
 
 
+def test_nothing_is_written_where_ray_deletes_it_after_the_job(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_of_job = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy_of_job.mkdir(parents=True)
+    monkeypatch.chdir(copy_of_job)
+    config = configured("trainer.save_freq=1", "trainer.default_local_dir=checkpoints")
+    told = {check.name: check for check in fast.fast_checks(config, Path("outputs/1"))}
+    for name, setting in {"outputs": "hydra.run.dir", "checkpoints": "trainer.default_local_dir"}.items():
+        assert told[name].state == "fail"
+        assert "in Ray's copy of the job's working directory, which Ray deletes" in told[name].problem
+        assert f"set {setting} to an absolute path" in told[name].problem
+    config = configured("trainer.save_freq=1", f"trainer.default_local_dir={tmp_path}/checkpoints")
+    told = {check.name: check for check in fast.fast_checks(config, tmp_path / "outputs")}
+    assert {told["outputs"].state, told["checkpoints"].state} <= {"ok", "warn"}
+
+
 def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     configured: Alter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +542,13 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     assert "trainer.save_freq=-1" in state(size - 1).fix
     assert state(2 * size).state == "warn"  # float32: 4 bytes a parameter of 12
     assert state(3 * size).state == "ok"
+    # All of the run's, which veRL keeps unless told otherwise.
+    config.trainer.save_freq, config.trainer.total_training_steps = 20, 90
+    assert "the run's 5 checkpoints have about" in state(14 * size).found
+    assert "trainer.max_actor_ckpt_to_keep=2" in state(14 * size).fix
+    assert state(15 * size).state == "ok"
+    config.trainer.max_actor_ckpt_to_keep = 2
+    assert state(6 * size).state == "ok"
     config.trainer.default_local_dir = "hdfs://there"
     assert state(0).state == "skip"
     config.trainer.save_freq = -1

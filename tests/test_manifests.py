@@ -23,6 +23,7 @@ from verl_dra.embedding.encoder import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 SKYPILOT = "skypilot==0.14.1"
+KUBERNETES = ROOT / "launch/k8s"
 PATHS = {"/opt/verl_dra/recipes": f"{ROOT}/recipes", "$repository": str(ROOT)}
 
 
@@ -73,20 +74,29 @@ RAY_JOB = closed(
         runtimeEnvYAML=STRING,
         metadata=STRINGS,
         rayClusterSpec=RAY_CLUSTER,
+        clusterSelector=STRINGS,
     ),
 )
 
 
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, Any]:
-    return {
-        document["kind"]: document for document in yaml.safe_load_all((ROOT / "launch/k8s/rayjob.yaml").read_text())
-    }
+    """Of all files, by kind."""
+    return {document["kind"]: document for file in KUBERNETES.glob("*.yaml") for document in documents(file)}
+
+
+def documents(file: Path) -> list[Any]:
+    return list(yaml.safe_load_all(file.read_text()))
 
 
 @pytest.fixture(scope="module")
 def job(manifests: dict[str, Any]) -> Any:
     return manifests["RayJob"]["spec"]
+
+
+def test_deleting_the_job_deletes_no_volume() -> None:
+    kinds = {file.name: {document["kind"] for document in documents(file)} for file in KUBERNETES.glob("*.yaml")}
+    assert kinds == {"rayjob.yaml": {"ConfigMap", "RayJob"}, "volume.yaml": {"PersistentVolumeClaim"}}
 
 
 def pods(job: Any) -> dict[str, Any]:
@@ -102,6 +112,20 @@ def test_ray_job_has_only_fields_that_kuberay_knows(manifests: dict[str, Any]) -
     with pytest.raises(jsonschema.ValidationError, match="backOffLimit"):
         jsonschema.Draft202012Validator(RAY_JOB).validate(manifests["RayJob"])
     manifests["RayJob"]["spec"]["backoffLimit"] = manifests["RayJob"]["spec"].pop("backOffLimit")
+
+
+def test_the_lines_for_a_cluster_that_is_there_make_a_job(job: Any) -> None:
+    """KubeRay (utils/validation.go) refuses `backoffLimit` beside `clusterSelector`, and deletes no such cluster."""
+    jsonschema = pytest.importorskip("jsonschema", reason="not installed: jsonschema")
+    text = (KUBERNETES / "README.md").read_text()
+    (lines,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    of_its_own = ("rayClusterSpec", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished")
+    for field in of_its_own:
+        assert f"`{field}`" in text
+    spec = {key: value for key, value in job.items() if key not in of_its_own} | yaml.safe_load(lines)
+    whole = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "x"}, "spec": spec}
+    jsonschema.Draft202012Validator(RAY_JOB).validate(whole)
+    assert set(spec["clusterSelector"]) == {"ray.io/cluster"}
 
 
 def test_the_rest_is_of_kubernetes_own_schema(manifests: dict[str, Any], job: Any) -> None:
@@ -177,7 +201,7 @@ def test_the_jobs_command_composes_and_fits_its_nodes(tmp_path: Path, manifests:
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == config.trainer.n_gpus_per_node
     assert config.trainer.resume_mode == "auto"
     assert config.trainer.save_freq > 0
-    assert config.trainer.default_local_dir.startswith("/work/")
+    assert config.trainer.default_local_dir == "/work/runs/dra-grpo/checkpoints"
     assert config.ray_kwargs.ray_init.address == "auto"
 
 
@@ -201,7 +225,7 @@ def test_the_tasks_command_composes(tmp_path: Path, sky: Any) -> None:
     config = checked(tmp_path, sky["run"], *nodes)
     assert config.trainer.nnodes == sky["num_nodes"]
     assert config.trainer.resume_mode == "auto"
-    assert config.trainer.default_local_dir.startswith("/work/")
+    assert config.trainer.default_local_dir == "/work/runs/dra-grpo/checkpoints"
 
 
 def test_the_tasks_secrets_are_declared_and_not_filled_in(sky: Any) -> None:

@@ -54,6 +54,8 @@ _DEMO = "tests/stack/test_demo.py::test_the_demo_trains_and_shows_little"
 _MULTIRUN = "tests/stack/test_demo.py::test_a_sweep_trains_every_point"
 _STUDY = "tests/stack/test_demo.py::test_the_study_trains_measures_and_goes_on"
 _SBATCH = "tests/slurm/test_ray_sbatch.py::test_two_jobs_share_the_nodes_and_each_has_both_of_its_own"
+_LOOKED_INTO = "tests/slurm/test_ray_sbatch.py::test_its_cluster_is_looked_into_by_the_line_that_it_prints"
+_SUBMITTED = "tests/stack/test_ray_job.py::test_a_job_gets_its_arguments_and_code_and_ends_as_it_does"
 _JOB = "tests/stack/test_ray_job.py::test_a_submitted_job_trains"
 _OPEN_RS = "tests/stack/test_open_rs_trains.py::test_from_published_rows_to_trained_steps"
 _EVALUATE = "tests/test_evaluate.py::test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on"
@@ -82,7 +84,10 @@ EXECUTED_BY = {
     "verl-dra sweep --resubmit SWEEP": _FAILED_POINTS,
     "sbatch --nodes=2": _SBATCH,
     "launch/ray/submit.sh --address": _JOB,
-    "ray job": "tests/stack/test_ray_job.py::test_a_job_gets_its_arguments_and_code_and_ends_as_it_does",
+    "ray job": _SUBMITTED,
+    "pgrep -f 'ray::": _SUBMITTED,
+    "ray status": _LOOKED_INTO,
+    "sbatch --nodes=2 --gres=gpu:8 launch/slurm/ray.sbatch bash": _LOOKED_INTO,
     "verl-dra prepare-data gsm8k --out DATA": "tests/test_prepare_data.py::test_the_front_pages_set_comes_from_the_hub",
     "verl-dra prepare-data open_rs --out": _OPEN_RS,
     "DATA_DIR=$PWD/DATA recipes/open_rs/dra_grpo.sh": _OPEN_RS,
@@ -114,13 +119,16 @@ NOT_EXECUTED = {
 BY_HAND = ("make bench", *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"))
 """Too long for CI; the page of benchmarks says so."""
 
-NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ")
+NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: ")
 """How blocks begin that are no commands."""
 
-PROGRAMS = r"(pip|make|python|\.venv/bin/python|verl-dra|docker|docker/install\.sh|ray|launch/\S+|recipes/\S+\.sh) \S"
+PROGRAMS = (
+    r"(pip|make|python|\.venv/bin/python|verl-dra|docker|docker/install\.sh|ray|kubectl|sky|sbatch|launch/\S+"
+    r"|recipes/\S+\.sh) \S"
+)
 """How commands in prose begin."""
 
-NAMES = r"verl-dra \S+|ray (start|stop)"
+NAMES = r"verl-dra \S+|ray (start|stop|stack)|sbatch --\w+"
 """What is the name of a command, and none that one would type as it stands."""
 
 

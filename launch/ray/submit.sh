@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit `verl-dra train` to a running Ray cluster, by `ray job submit`; README.md beside this has examples.
+# Submit `verl-dra train` to a running Ray cluster, by submission.py; README.md beside this has examples.
 set -euo pipefail
 
 usage() {
@@ -77,16 +77,12 @@ python=
 ray=$(readlink -f "$(command -v ray)")
 first=$(sed -n '1s/^#! *\(.*python[0-9.]*\)$/\1/p' "$ray")
 for candidate in "$first" "${ray%/*}/python3" "${ray%/*}/python" python3 python; do
-  cli=$("$candidate" -c 'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])' \
-    2>/dev/null) || continue
+  # Its version too, as a folder of this name can be imported as well.
+  "$candidate" -c 'import ray; ray.__version__' 2>/dev/null || continue
   python=$candidate
   break
 done
 [[ -n $python ]] || die "no Python that has ray: neither beside $ray nor python3 or python on PATH"
-# Older ones quote for Windows, so that $, *, " and ; of an override would reach the cluster's shell
-# (ray-project/ray pull request 63797).
-grep -q 'shlex\.join' "$cli/dashboard/modules/job/cli.py" ||
-  die "this Ray does not quote a job's arguments for a shell; install a newer one (2.60 does) where you submit"
 
 submission_id=${submission_id:-verl-dra-$(date -u +%Y%m%d-%H%M%S)-$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')}
 platform=()
@@ -99,42 +95,6 @@ if [[ -n $doctor ]]; then
   program='verl-dra doctor "$@" && exec verl-dra train "$@"'
 fi
 
-ray job submit --address "$address" --submission-id "$submission_id" --no-wait \
-  --working-dir "$working_dir" --runtime-env "$runtime_env" \
+exec "$python" "$here/submission.py" --address="$address" --working-dir="$working_dir" --runtime-env="$runtime_env" \
+  --submission-id="$submission_id" ${follow:+--follow} \
   -- ${platform[@]+"${platform[@]}"} bash -c "$program" verl-dra "$@"
-echo "submit.sh: submitted $submission_id"
-[[ -n $follow ]] || exit 0
-
-trap 'echo "submit.sh: $submission_id goes on; stop it by: ray job stop --address $address $submission_id" >&2; exit 130' INT TERM
-# The client's own exit status is 0 for a job that was stopped, and 1 whatever a failed one ended with.
-how_it_is() {
-  "$python" - "$address" "$submission_id" <<'PYTHON'
-import sys
-
-from ray.job_submission import JobStatus, JobSubmissionClient
-
-job = JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2])
-if not job.status.is_terminal():
-    print("goes on")
-else:
-    print(job.status, 0 if job.status == JobStatus.SUCCEEDED else job.driver_exit_code or 1)
-PYTHON
-}
-unanswered=0
-while true; do
-  ray job logs --address "$address" --follow "$submission_id" || true
-  if read -r state status < <(how_it_is); then
-    unanswered=0
-    [[ $state == goes ]] || break
-    echo "submit.sh: the log broke off, and $submission_id goes on; here it is again" >&2
-  else
-    unanswered=$((unanswered + 1))
-    if ((unanswered == 20)); then
-      echo "submit.sh: $address does not answer any more; $submission_id may go on" >&2
-      exit 1
-    fi
-  fi
-  sleep 3
-done
-echo "submit.sh: $submission_id $state, exit status $status"
-exit "$status"

@@ -199,6 +199,22 @@ def test_a_lost_worker_ends_the_job(slurm: Lab, work: Path) -> None:
     assert "Ray ended on a node before the training did" in shown(work, job)
 
 
+def test_its_cluster_is_looked_into_by_the_line_that_it_prints(slurm: Lab, work: Path) -> None:
+    """Also where nothing trains on it: the overrides that the job adds are no arguments of the command."""
+    job = slurm.sbatch(
+        *("--nodes=2", "--gres=gpu:8", "--cpus-per-task=4", SCRIPT, "bash", "-c", "echo ready; exec sleep infinity"),
+        environment={"DRA_TMP": "/tmp/ray", "DRA_START_TIMEOUT_S": "120", "DRA_OUTPUT": str(work / "an idle one")},
+        cwd=work,
+    )
+    wait_for(work, job, "(?m)^ready$")
+    (line,) = re.findall("to look into it: (.*)", shown(work, job))
+    status = slurm.run("bash", "-c", line, cwd=work).stdout
+    assert "0.0/16.0 GPU" in status
+    assert len(re.findall("1 node_[0-9a-f]{56}", status)) == 2, status
+    slurm.run("scancel", job)
+    slurm.wait(job, "CANCELLED", seconds=60)
+
+
 def test_scancel_ends_everything(slurm: Lab, work: Path) -> None:
     job = submit(slurm, work, "stay")
     wait_for(work, job, "ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def machine_checks(config: DictConfig, output: Path, address: str | None) -> lis
         *guarded("/dev/shm for weights", _weights_in_shared_memory, config),
         *([] if joins else guarded("Ray's temp folder", machine.ray_folder, temp)),
         *guarded("Ray's authentication", machine.ray_authentication, joins),
+        *guarded("home", machine.home),
     ]
 
 
@@ -97,6 +99,9 @@ def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
         yield skip("checkpoints", "trainer.save_freq saves none")
         return
     path = str(config.trainer.default_local_dir)
+    if "://" not in path and (lost := machine.goes_with_the_job("checkpoints", path, "trainer.default_local_dir")):
+        yield lost
+        return
     if elsewhere and not Path(path).is_dir():
         yield skip("checkpoints", f"{path} may be on other nodes")
         return
@@ -105,7 +110,16 @@ def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
         weights = 0
     # Every node saves its share, unless the folder is shared.
     nodes = max(config.trainer.nnodes, 1)
-    yield from machine.checkpoints(path, weights // nodes, parameters * _CHECKPOINT_BYTES_OF_A_PARAMETER // nodes)
+    likely = parameters * _CHECKPOINT_BYTES_OF_A_PARAMETER // nodes
+    yield from machine.checkpoints(path, weights // nodes, likely, _kept_checkpoints(config))
+
+
+def _kept_checkpoints(config: DictConfig) -> int:
+    """How many there will be at the same time; 1 where the number of steps comes from the data."""
+    steps: int = select(config, "trainer.total_training_steps") or 0
+    saved: int = max(math.ceil(steps / config.trainer.save_freq), 1)
+    most: int = select(config, "trainer.max_actor_ckpt_to_keep") or saved
+    return min(most, saved)
 
 
 def _weights_in_shared_memory(config: DictConfig) -> Iterator[Check]:

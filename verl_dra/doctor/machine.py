@@ -19,10 +19,15 @@ _SOCKET_BYTES = 107
 # Ray 2.60 (_private/ray_constants.py): its share of the memory for objects, at most 200 GB, and the explicit size above
 # which it refuses to start on a smaller /dev/shm.
 _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST, _OBJECT_STORE_STRICT = 0.3, 200 * 10**9, 10**10
+# In Ray's session on each node, its copies of the working directories of jobs (Ray 2.60, _private/runtime_env).
+_COPIES_OF_JOBS = "working_dir_files"
 
 
 def folder(name: str, path: str | Path) -> Iterator[Check]:
-    """That a run can write to the folder `path`, or make it."""
+    """That a run can write to the folder `path`, or make it, and that it stays."""
+    if lost := goes_with_the_job(name, path, "hydra.run.dir"):
+        yield lost
+        return
     found = _nearest(Path(path).expanduser())
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         yield fail(name, f"{found} can't be written to", "choose another folder or change its permissions")
@@ -34,6 +39,24 @@ def folder(name: str, path: str | Path) -> Iterator[Check]:
         yield warn(name, f"{gib(free)} free for {path}", "free some space; logs and metrics grow")
     else:
         yield ok(name, f"{gib(free)} free for {path}")
+
+
+def goes_with_the_job(name: str, path: str | Path, setting: str) -> Check | None:
+    """What is wrong where `path` is in Ray's copy of a job's working directory, which Ray deletes after the job."""
+    if _COPIES_OF_JOBS not in Path(path).absolute().parts:
+        return None
+    found = f"{path} is in Ray's copy of the job's working directory, which Ray deletes after the job"
+    return fail(name, found, f"set {setting} to an absolute path, on storage that every node sees")
+
+
+def home() -> Iterator[Check]:
+    """That there is a home, which a user that an image does not know has not."""
+    found = _nearest(Path(os.environ.get("HOME") or "/"))
+    if found.is_dir() and os.access(found, os.W_OK | os.X_OK):
+        yield ok("home", str(found))
+    else:
+        fix = "set HOME to a folder of this user"
+        yield warn("home", f"{found} can't be written to; vLLM, Triton and Hugging Face keep their caches there", fix)
 
 
 def shared_memory(object_store: int | None = None, new_ray: bool = True) -> Iterator[Check]:
@@ -136,8 +159,8 @@ def weights_in_shared_memory(bucket: int, weights: int) -> Iterator[Check]:
     yield fail(name, found, fix) if free < need else ok(name, found)
 
 
-def checkpoints(path: str, least: int, likely: int) -> Iterator[Check]:
-    """Room for one checkpoint: `least` bytes that it surely has on this node, and a `likely` number."""
+def checkpoints(path: str, least: int, likely: int, kept: int = 1) -> Iterator[Check]:
+    """Room for one checkpoint: `least` bytes that it surely has on this node, and a `likely` number. And for `kept`."""
     name = "checkpoints"
     if "://" in path:
         yield skip(name, f"{path} is remote")
@@ -152,6 +175,11 @@ def checkpoints(path: str, least: int, likely: int) -> Iterator[Check]:
         yield fail(name, f"{gib(free)} free for {path}; the weights alone have {gib(least)}", fix)
     elif free < likely:
         yield warn(name, f"{gib(free)} free for {path}; one checkpoint has about {gib(likely)}", fix)
+    elif free < kept * likely:
+        all_of_them = f"{gib(free)} free for {path}; the run's {kept} checkpoints have about {gib(likely)} each"
+        yield warn(
+            name, all_of_them, "keep the last ones only, by trainer.max_actor_ckpt_to_keep=2, or free some space"
+        )
     else:
         yield ok(name, f"{gib(free)} free for {path}, one checkpoint about {gib(likely)}")
 
