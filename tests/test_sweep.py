@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import getopt
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,16 +17,21 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verl_dra import __version__
 from verl_dra import main as main_module
 from verl_dra.cli import main
+from verl_dra.sweep import code as code_module
+from verl_dra.sweep import ranges
+from verl_dra.sweep.code import changed, code
 from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
 from verl_dra.sweep.job import added
+from verl_dra.sweep.options import parse, replaced
 from verl_dra.sweep.points import expand
-from verl_dra.sweep.slurm import sbatch
-from verl_dra.sweep.status import status
+from verl_dra.sweep.slurm import queued, sbatch
+from verl_dra.sweep.status import OVER, status
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "tiny_paths"
@@ -34,14 +42,19 @@ def sweep_of(points: list[list[str]], *submissions: Submission, sbatch: Sequence
     return Sweep(["verl-dra", "train", "x=1"], points, list(sbatch), 3, "/cwd", "/ray.sbatch", {}, list(submissions))
 
 
+def fake(folder: Path, name: str, script: str) -> None:
+    """A program of Slurm's, which a shell script stands in for."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An sbatch that notes what it was given in the file that is returned, and a squeue that has nothing."""
     note = tmp_path / "submitted"
     shown = 'echo "$@"; env | grep -E "^(DRA_|VERL_PLATFORM)" | sort'
     for name, script in (("sbatch", f"{{ {shown}; }} >>{note}; echo 7"), ("squeue", "")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
+        fake(tmp_path, name, script)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     return note
 
@@ -71,12 +84,27 @@ def test_a_grid_and_what_its_points_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"), [("a=interval(0,1)", "no points"), ("a=[1", "a=[1"), ("a='x\ny',z", "line break")]
+    ("override", "said"),
+    [
+        ("a=interval(0,1)", "no points"),
+        ("a=[1", "a=[1"),
+        ("a='x\ny',z", "line break"),
+        ("a=range(3,3)", "a=range(3,3) has no points"),
+        ("no/such/group=glob(*)", "no/such/group=glob(*) has no points"),
+    ],
 )
 def test_what_has_no_points_is_refused(override: str, said: str) -> None:
     with pytest.raises(SweepError) as error:
         expand([override])
     assert said in str(error.value)
+
+
+def test_glob_chooses_from_config_groups(tmp_path: Path) -> None:
+    (tmp_path / "lr").mkdir()
+    for name in ("low", "high", "other"):
+        (tmp_path / "lr" / f"{name}.yaml").touch()
+    _, points = expand(["+lr=glob([low,h*])", "+platform=glob(*)"], tmp_path)
+    assert points == [["+lr=high", "+platform=cpu"], ["+lr=low", "+platform=cpu"]]
 
 
 def test_every_point_is_composed_and_checked_before_anything_is_submitted(
@@ -303,3 +331,486 @@ def test_a_sweep_that_slurm_refuses_can_be_submitted_again(
     for _ in range(2):
         assert main(command) == 1
         assert "sbatch refused: Batch job submission failed: no such partition" in capsys.readouterr().err
+
+
+# --- submitted, or perhaps, and never twice ---
+
+GRID = ["--no-check", *RUN, "dra.smi=graph_cut,log_det"]
+
+
+def submitted(slurm: Path) -> int:
+    """How often the fake sbatch was called."""
+    return slurm.read_text().count("--parsable") if slurm.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "cluster"),
+    [
+        ("echo 'Welcome to 2 clusters!'; echo 7; printf 'bye \\377\\n'", ""),
+        ("echo '7;north'", "north"),
+        ("echo 7; exit 3", ""),  # as under SBATCH_WAIT, or of a site's own sbatch
+    ],
+)
+def test_the_id_is_the_line_that_is_one(
+    answer: str, cluster: str, tmp_path: Path, slurm: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    fake(tmp_path, "sbatch", f"cp {out}/sweep.json {tmp_path}/before; [ -z $SBATCH_WAIT ] || exit 4; {answer}")
+    os.environ["SBATCH_WAIT"] = "1"
+    try:
+        assert main(["sweep", "--out", str(out), *GRID]) == 0
+    finally:
+        del os.environ["SBATCH_WAIT"]
+    assert "submitted 2 points as job 7\n" in capfd.readouterr().out
+    (submission,) = load(out).submissions
+    assert (submission.job, submission.points, submission.cluster) == (7, [0, 1], cluster)
+    (before,) = json.loads((tmp_path / "before").read_text())["submissions"]
+    assert (before["job"], before["points"]) == (None, [0, 1])
+    # That cluster's queue is asked too.
+    fake(tmp_path, "squeue", f"case $* in *--clusters={cluster or 'none'}*) echo verl_dra 7 1 RUNNING x;; esac")
+    assert queued(out, load(out)) == ({(7, 1): "RUNNING"} if cluster else {})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "echo Welcome; echo 7; echo 2026",
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1",
+        "kill -9 $$",
+    ],
+)
+def test_what_may_be_submitted_is_submitted_again_only_by_name(
+    answer: str, tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    note = f'echo "$@" >>{slurm}'
+    fake(tmp_path, "sbatch", f"{note}; {answer}")
+    assert main(["sweep", "--out", str(out), *GRID]) == 1
+    assert "told no job's id, so whether points 0-1 are submitted is not known" in capsys.readouterr().err
+    assert main(["sweep", "--status", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 unknown; in " in shown
+    assert "point 1: whether it is submitted is not known; sbatch said " in shown
+    fake(tmp_path, "sbatch", f"{note}; echo 8")
+    assert main(["sweep", "--resubmit", str(out)]) == 1
+    assert "left out, as they may be running: points 0-1" in capsys.readouterr().err
+    assert submitted(slurm) == 1
+    assert main(["sweep", "--resubmit", str(out), "--points", "1"]) == 0
+    assert re.search(r"^1 .* lost +8_1 ", capsys.readouterr().out, re.MULTILINE)
+    assert submitted(slurm) == 2
+    # How a job of the unknown submission ended is known where it wrote it down.
+    (out / "0" / "state.log").write_text("now running\nnow failed exit=1\n")
+    assert [point.state for point in status(out, load(out), {})] == ["failed", "lost"]
+
+
+def test_the_queue_tells_the_id_that_sbatch_did_not(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my runs"
+    lines = [
+        "Welcome",
+        "verl_dra 5 0 RUNNING /ray.sbatch --sweep /other verl-dra train",
+        f"verl_dra 9 0 RUNNING /ray.sbatch --sweep {out} verl-dra train",
+        f"verl_dra 9 1 PENDING /ray.sbatch --sweep {out} verl-dra train",
+        "verl_dra 3 N/A RUNNING /a",
+    ]
+    fake(tmp_path, "sbatch", "")
+    fake(tmp_path, "squeue", "\n".join(f'echo "{line}"' for line in lines))
+    assert main(["sweep", "--out", str(out), *GRID]) == 0
+    shown = capsys.readouterr().out
+    assert "submitted 2 points as job 9" in shown
+    assert f"verl-dra sweep --status '{out}'" in shown
+    for points in ([], ["--points", "0"], ["--points", "1"]):
+        assert main(["sweep", "--resubmit", str(out), *points]) == 1
+    said = capsys.readouterr().err
+    assert "no point failed" in said
+    assert "point 0 is running; nothing was submitted" in said
+    assert "point 1 is waiting; nothing was submitted" in said
+    # Of two submissions without an id, the newest has what the queue holds, so that its points count as queued.
+    sweep = sweep_of([["a=1"], ["a=2"]], Submission(None, [0, 1]), Submission(None, [0, 1]))
+    assert {point.job for point in status(out, sweep, queued(out, sweep))} == {"9_0", "9_1"}
+    assert main(["sweep", "--out", str(out), *GRID]) == 1
+    assert f"`verl-dra sweep --status '{out}'`" in capsys.readouterr().err
+    fake(tmp_path, "squeue", "echo 'verl_dra 9 0-'")
+    assert main(["sweep", "--resubmit", str(out)]) == 1
+    assert "squeue says what can't be read: 'verl_dra 9 0-'" in capsys.readouterr().err
+
+
+def test_an_id_that_can_not_be_written_down_is_said(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    fake(tmp_path, "sbatch", f"mkdir {out}/sweep.json.new; echo 7")  # as a full disk
+    assert main(["sweep", "--out", str(out), *GRID]) == 1
+    assert "points 0-1 are submitted as job 7, but that can't be written" in capsys.readouterr().err
+    assert [point.state for point in status(out, load(out), {})] == ["unknown", "unknown"]
+
+
+def test_two_at_once_do_not_both_submit(tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["sweep", "--out", str(out), *GRID]) == 0
+    # The other one submits while this one asks the queue.
+    newer = load(out)
+    newer.submissions.append(Submission(8, [0]))
+    newer.save(tmp_path)
+    fake(tmp_path, "squeue", f"cp {tmp_path}/sweep.json {out}")
+    assert main(["sweep", "--resubmit", str(out)]) == 1
+    assert "sweep.json has changed meanwhile" in capsys.readouterr().err
+    assert submitted(slurm) == 1
+
+
+def test_points_are_submitted_again_with_other_options(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = "--sbatch=--nodes=2 -t1:00 --mem 4G --comment='a b'"
+    assert main(["sweep", "--out", str(out), options, "--no-check", *RUN, "a=1,2,3"]) == 0
+    assert main(["sweep", "--resubmit", str(out), "--points", "2", "0-1", "--sbatch=-t 2:00"]) == 0
+    assert main(["sweep", "--resubmit", str(out), "--points", "0", "2", "--sbatch=--mem-per-cpu=1G -xn1"]) == 0
+    assert main(["sweep", "--resubmit", str(out)]) == 0  # each with what it had last
+    given = [
+        re.sub(rf"--output.*--chdir=\S+ |{re.escape(str(ROOT))}.*", "", line) for line in slurm.read_text().splitlines()
+    ]
+    first, second = "--nodes=2 --time=1:00 --mem=4G --comment=a b", "--nodes=2 --mem=4G --comment=a b --time=2:00"
+    third = "--nodes=2 --comment=a b --time=2:00 --mem-per-cpu=1G --exclude=n1"
+    assert [line.strip() for line in given] == [
+        f"--parsable --array=0-2 {first}",
+        f"--parsable --array=0-2 {second}",
+        f"--parsable --array=0,2 {third}",
+        f"--parsable --array=0,2 {third}",
+        f"--parsable --array=1 {second}",
+    ]
+    assert "submitted 1 points as job 7 with --nodes=2 --mem=4G '--comment=a b' --time=2:00" in capsys.readouterr().out
+    assert [submission.points for submission in load(out).submissions] == [[0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [1]]
+    for words, said in (
+        (["7"], "names no point; the sweep has 0 to 2"),
+        (["2-1"], "names no point"),
+        (["1,2"], "neither a number nor a range"),
+    ):
+        assert main(["sweep", "--resubmit", str(out), "--points", *words]) == 1
+        assert said in capsys.readouterr().err
+    (out / "1" / "state.log").write_text("now completed exit=0\n")
+    assert main(["sweep", "--resubmit", str(out), "--points", "0-1"]) == 1
+    assert "point 1 is completed; nothing was submitted" in capsys.readouterr().err
+    assert main(["sweep", "--status", str(out), "--points", "1"]) == 1
+    assert "leave out points" in capsys.readouterr().err
+
+
+def test_a_point_is_not_submitted_again_with_other_overrides(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["sweep", "--out", str(out), *GRID]) == 0
+    (out / "1" / "overrides.txt").write_text("dra.smi=log")
+    assert main(["sweep", "--resubmit", str(out)]) == 1
+    assert "point 1: overrides.txt is not what sweep.json says of the point" in capsys.readouterr().err
+    assert submitted(slurm) == 1
+    (out / "1" / "overrides.txt").unlink()
+    assert main(["sweep", "--resubmit", str(out)]) == 0
+    assert (out / "1" / "overrides.txt").read_text() == "dra.smi=log_det\n"
+
+
+def test_jobs_are_not_started_in_another_folder(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert main(["sweep", "--out", str(tmp_path / "100%a"), "--no-check", "a=1,2"]) == 0
+    assert f"--output={tmp_path}/100%%a/%a/slurm.out" in slurm.read_text()
+    monkeypatch.chdir("/")
+    (tmp_path / "work").rmdir()
+    assert main(["sweep", "--resubmit", str(tmp_path / "100%a")]) == 1
+    assert f"working folder {tmp_path}/work is not there" in capsys.readouterr().err
+
+
+# --- options of sbatch ---
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        *[(option, "array and output are the sweep's own") for option in ("-a0-3", "-ox", "--arra=1", "--out=x")],
+        *[(option, "array and output are the sweep's own") for option in ("-Ha 1", "-t 1 -o x", "--time 1 --array 2")],
+        *[(option, "it submits nothing") for option in ("--test-only", "--test", "-V", "-h", "--usage")],
+        ("-Q", "must know the id"),
+        ("-HQ", "must know the id"),
+        ("--quie", "must know the id"),
+        ("-W", "does not wait for its jobs"),
+        ("--wrap=x", "--script replaces ray.sbatch"),
+        ("--o=x", "can be open-mode, output, overcommit, oversubscribe"),
+        ("--nodes=2 x", "'x' is no option of sbatch"),
+        ("--nodes=2 -- x", "'--' is no option of sbatch"),
+        ("-Z", "no option -Z"),
+        ("--nodes", "--nodes has no value"),
+        ("-N", "-N has no value"),
+    ],
+)
+def test_options_that_no_sweep_can_have_are_refused(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["dra.smi=a,b"], ["--resubmit", "/nowhere"]):
+        if command[0] == "--resubmit":
+            with pytest.raises(SweepError, match=re.escape(said)):
+                replaced([], option.split())
+        else:
+            assert main(["sweep", f"--sbatch={option}", *command]) == 1
+            assert said in capsys.readouterr().err
+
+
+long_options = {
+    "nodes": "N:",
+    "time": "t:",
+    "hold": "H",
+    "verbose": "v",
+    "partition": "p:",
+    "mem": None,
+    "exclude": "x:",
+}
+words = st.sampled_from(
+    [
+        "-N",
+        "-N2",
+        "-HN",
+        "-Hv",
+        "-vt1",
+        "--node",
+        "--nodes",
+        "--nodes=3",
+        "--parti=4",
+        "--part",
+        "--hol",
+        "--mem",
+        "--mem=",
+        "x",
+        "-x-",
+        "-1",
+    ]
+)
+
+
+@given(st.lists(words, max_size=5))
+def test_options_are_read_as_getopt_long_reads_them(given_words: list[str]) -> None:
+    # Of these alone, abbreviations mean what they mean among all of sbatch's; but for --node and --mem, which go on.
+    exact = [f"{name}s" if name == "--node" else name for name in given_words]
+    short = "".join(letter for letter in long_options.values() if letter)
+    long = [f"{name}{'=' if letter is None or ':' in letter else ''}" for name, letter in long_options.items()]
+    of_letter = {f"-{letter[0]}": f"--{name}" for name, letter in long_options.items() if letter}
+    try:
+        pairs, rest = getopt.getopt(exact, short, long)
+    except getopt.GetoptError:
+        rest = ["refused"]
+    if rest or "--" in exact:
+        with pytest.raises(SweepError):
+            parse(exact)
+        return
+    expected = [(of_letter.get(name, name).removeprefix("--"), value) for name, value in pairs]
+    assert [(option.name, option.long.partition("=")[2]) for option in parse(exact)] == expected
+
+
+def test_an_option_of_a_newer_slurm_is_passed_on() -> None:
+    assert [option.word for option in parse(["--new", "3", "--newer", "--newest=1", "-N2"])] == [
+        *("--new=3", "--newer", "--newest=1", "--nodes=2"),
+    ]
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_numbers_of_points_are_read_as_they_are_shown(points: set[int]) -> None:
+    assert ranges.read(ranges.shown(points).split(","), 61) == sorted(points)
+
+
+# --- what a dying job leaves ---
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "note"),
+    [
+        (b"", "lost", None),
+        (b"\0\0\0\0", "lost", None),
+        (b"now running\n\0\0\0\0now completed exit=0\n", "completed", None),
+        (b"now running\nnow failed exit=1\nnow runn", "failed", "1 line of state.log can't be read"),
+        (b"now running\nnow compl2026-01-02T00:00:00 failed exit=1\n", "failed", None),
+        (b"now completed", "completed", None),
+        (b"now\n", "lost", "1 line of state.log"),
+        (b"\xff\xfe running\n\xff\n\xff\n", "lost", "2 lines of state.log"),
+        (b"now finished exit=0\n", "unknown", "ends with the state 'finished', which is none of running, requeued"),
+    ],
+)
+def test_a_torn_state_log_is_read_as_such(log: bytes, state: str, note: str | None, tmp_path: Path) -> None:
+    sweep = sweep_of([["a=1"], ["a=2"]], Submission(5, [0, 1]))
+    create(tmp_path, sweep)
+    (tmp_path / "0" / "state.log").write_bytes(log)
+    (tmp_path / "1" / "state.log").write_text("now completed exit=0\n")
+    points = status(tmp_path, sweep, {})
+    assert [point.state for point in points] == [state, "completed"]
+    assert (note or "") in "; ".join(points[0].notes)
+    assert bool(points[0].notes) == (note is not None)
+
+
+def test_what_can_not_be_read_is_shown(tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = sweep_of([["a=1"], ["a=2"]], Submission(5, [0, 1]))
+    create(tmp_path / "out", sweep)
+    for name in ("state.log", "metrics.jsonl"):
+        (tmp_path / "out" / "0" / name).mkdir()
+    shutil.rmtree(tmp_path / "out" / "1")
+    assert main(["sweep", "--status", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "1 unknown, 1 lost; in" in shown
+    assert "point 0: state.log can't be read (Is a directory)" in shown
+    assert "point 0: metrics.jsonl can't be read (Is a directory)" in shown
+    assert "point 1: overrides.txt can't be read (No such file or directory)" in shown
+
+
+pieces = [
+    *(b'{"step": 1, "data": {"a": 1}}', b'{"step": 1e999, "data": {}}', b'{"step": 1, "data": [[1, 2]]}'),
+    *(b'{"step": 2, "data": {"a": 1' + b"0" * 400 + b"}}", b"[" * 9000, b"now running", b"now failed"),
+    *(b"\n", b"\0", b"\xff"),
+]
+files = st.binary(max_size=40) | st.lists(st.sampled_from(pieces), max_size=5).map(b"".join)
+
+
+@given(files, files, files)
+def test_one_points_files_never_hide_another_point(log: bytes, metrics: bytes, overrides: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sweep = sweep_of([["a=1"], ["a=2"]], Submission(5, [0, 1]))
+        create(folder, sweep)
+        for file, content in (("state.log", log), ("metrics.jsonl", metrics), ("overrides.txt", overrides)):
+            (folder / "0" / file).write_bytes(content)
+        (folder / "1" / "state.log").write_text("now completed exit=0\n")
+        broken, whole = status(folder, sweep, {})
+        assert (whole.state, whole.notes) == ("completed", [])
+        assert broken.state in (*OVER, "completed", "unknown")
+        assert bool(overrides != b"a=1\n") == any("overrides.txt" in note for note in broken.notes)
+
+
+def json_values(leaves: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+
+
+@given(
+    st.sampled_from(
+        ["command", "points", "sbatch", "max_running", "cwd", "script", "environment", "submissions", "new"]
+    ),
+    json_values(
+        st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["x", "\0", "\ud800"]) | st.just({"job": 1})
+    ),
+)
+def test_a_sweep_json_is_read_whole_or_refused(key: str, value: object) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        create(folder, sweep_of([["a=1"]], Submission(5, [0])))
+        (folder / "sweep.json").write_text(json.dumps({**json.loads((folder / "sweep.json").read_text()), key: value}))
+        try:
+            sweep = load(folder)
+        except SweepError:
+            return
+        assert len(status(folder, sweep, {})) == len(sweep.points)
+        assert sbatch(folder, sweep, [0])
+
+
+TASK, TORN = b"verl_dra 5 0 RUNNING x", b"verl_dra 5"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from([TASK, TORN, b"verl_dra 5 N/A RUNNING", b"Welcome", b"\0", b"\xff"])))
+def test_squeues_answer_is_read_whole_or_refused(lines: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        (Path(name) / "answer").write_bytes(b"".join(line + b"\n" for line in lines))
+        fake(Path(name), "squeue", f"cat {name}/answer")
+        patch.setenv("PATH", name, prepend=":")
+        if TORN in lines:
+            with pytest.raises(SweepError, match="squeue says what can't be read"):
+                queued(Path("/out"), sweep_of([]))
+        else:
+            assert queued(Path("/out"), sweep_of([])) == ({(5, 0): "RUNNING"} if TASK in lines else {})
+
+
+def test_a_sweep_of_an_earlier_version_can_be_looked_after(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(tmp_path / "out", sweep_of([["a=1"]], sbatch=["--nodes=1"]))
+    path = tmp_path / "out" / "sweep.json"
+    read = json.loads(path.read_text())
+    path.write_text(json.dumps({**read, "cwd": "/", "submissions": [{"job": 5, "points": [0]}]}))
+    assert main(["sweep", "--resubmit", str(tmp_path / "out")]) == 0
+    assert "the code was verl_dra of an unknown version" in capsys.readouterr().err
+    assert "--nodes=1" in slurm.read_text()
+
+
+# --- what a machine has not ---
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        ("verl", "the points can't be checked here: import of verl halted; None in sys.modules; pip install"),
+        ("hydra", "a grid is read by Hydra, which is not here"),
+    ],
+)
+def test_what_a_login_node_lacks_is_said_in_a_sentence(
+    absent: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("verl_dra.sweep.points", "verl_dra.sweep.checks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in {absent, *(name for name in sys.modules if name.startswith(f"{absent}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    arguments = ["sweep", "--dry-run", "--out", str(tmp_path / "out"), *RUN, "dra.smi=graph_cut,log_det"]
+    unchecked = ["sweep", "--no-check", *arguments[1:]]
+    assert main(arguments) == 1
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert said in shown
+    assert main(unchecked) == int(absent == "hydra")
+    assert ("--array=0-1" in capsys.readouterr().out) == (absent == "verl")
+    # The folders are looked at all the same.
+    assert main([*unchecked, "trainer.default_local_dir=/ckpt"]) == 1
+    assert ("points 0 and 1 share trainer.default_local_dir=/ckpt" in capsys.readouterr().err) == (absent == "verl")
+    assert main([*unchecked, "trainer.default_local_dir=/${dra.smi}"]) == int(absent == "hydra")
+
+
+def test_files_that_are_absent_here_are_warned_of_and_broken_ones_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["sweep", "--dry-run", "--out", str(tmp_path / "out"), *RUN]
+    train = tmp_path / "train.parquet"
+    assert main([*arguments, f"data.train_files={train}", "dra.smi=graph_cut"]) == 0
+    said = capsys.readouterr().err
+    assert "verl-dra sweep: checking 1 points\n" in said
+    assert f"verl-dra sweep: all points: data.train_files: {train} is not on this node; it must be on" in said
+    train.write_bytes(b"PAR1 and no more")
+    assert main([*arguments, f"data.train_files=/none,{train}"]) == 1
+    assert f"point 1 (data.train_files={train}): data.train_files: {train} can't be read" in capsys.readouterr().err
+
+
+# --- which code ---
+
+
+def test_which_code_is_submitted_is_written_down(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "repository" / "verl_dra"
+    (package / "sweep").mkdir(parents=True)
+
+    def git(*arguments: str) -> str:
+        as_one = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        command = ["git", "-C", str(package), *as_one, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(code_module, "__file__", str(package / "sweep" / "code.py"))
+    (package / "__init__.py").write_text("")
+    assert code() == __version__
+    git("init")
+    assert code() == __version__  # in a checkout of something else
+    git("add", ".")
+    git("commit", "-m", "first")
+    first = git("rev-parse", "HEAD")
+    assert code() == f"{__version__} {first}"
+    out = tmp_path / "out"
+    assert main(["sweep", "--out", str(out), *GRID]) == 0
+    assert load(out).submissions[0].code == f"{__version__} {first}"
+    assert main(["sweep", "--resubmit", str(out)]) == 0
+    assert capsys.readouterr().err == ""
+    (package / "__init__.py").write_text("changed = True")
+    assert code() == f"{__version__} {first}-dirty"
+    assert main(["sweep", "--resubmit", str(out)]) == 0
+    said = f"the code was verl_dra {__version__} {first} and is {__version__} {first}-dirty now\n"
+    assert capsys.readouterr().err == f"verl-dra sweep: since these points were submitted: {said}"
+    assert "what has changed since can't be told" in (changed(code(), code()) or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,15 @@ def read_history(run: Path) -> History:
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 read: dict[str, Any] = json.loads(line)
-                history.last_step = step = int(read["step"])
-                data = dict(read["data"])
-            except (ValueError, KeyError, TypeError):
+                step = int(read["step"])
+                data = read["data"].items()
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 history.unreadable += 1
                 continue
-            for name, value in data.items():
-                if isinstance(value, (int, float)) and math.isfinite(value):
+            history.last_step = step
+            for name, value in data:
+                # An int can be too large for a float.
+                if isinstance(value, (int, float)) and -sys.float_info.max <= value <= sys.float_info.max:
                     history.values.setdefault(name, {})[step] = float(value)
     history.values = {name: dict(sorted(of_step.items())) for name, of_step in history.values.items()}
     return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def main(config: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 traceback.print_exc()
             raise
-    say(f"train.log, metrics.jsonl and tensorboard/ are in {output}; to see them: verl-dra report {output}")
+    there = shlex.quote(str(output))
+    say(f"train.log, metrics.jsonl and tensorboard/ are in {output}; to see them: verl-dra report {there}")
 
 
 def train(config: DictConfig, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,25 @@ if [[ $SLURM_ARRAY_TASK_ID == 1 && ! -e $sweep/go_on ]]; then
 fi
 echo "$* $(<"$run/overrides.txt")" >"$run/arguments"
 echo "now completed exit=0" >>"$run/state.log"
+"""
+
+# Needs more than a minute, as its point 0 does.
+LONG = """#!/usr/bin/env bash
+run=$2/$SLURM_ARRAY_TASK_ID
+say() { echo "now $*" >>"$run/state.log"; }
+say running
+if [[ $SLURM_ARRAY_TASK_ID == 0 && $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l) == 1:00 ]]; then
+  trap 'say time exit=124; exit 124' USR1
+  sleep 100 &
+  wait
+fi
+say completed exit=0
+"""
+GREETS = """#!/bin/sh
+echo "Welcome. You have used 3 % of your 100"
+echo called >>"$0.log"
+/usr/bin/sbatch "$@" || exit
+echo "42 jobs wait"
 """
 
 
@@ -68,6 +88,30 @@ def test_points_that_failed_are_submitted_again_and_no_others(slurm: Lab, tmp_pa
     assert [len((out / str(i) / "state.log").read_text().splitlines()) for i in range(3)] == [2, 4, 2]
     again = slurm.run("verl-dra", "sweep", "--resubmit", str(out), check=False)
     assert (again.returncode, "no point failed" in again.stderr) == (1, True)
+
+
+def test_a_point_that_ran_out_of_time_is_given_more_where_sbatch_greets(slurm: Lab, tmp_path: Path) -> None:
+    script, out, greeting = tmp_path / "script", tmp_path / "100%a of my runs", tmp_path / "sbatch"
+    script.write_text(LONG)
+    greeting.write_text(GREETS)
+    greeting.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/sbin:{os.environ['PATH']}"}
+
+    def greeted(*arguments: str) -> str:
+        return slurm.run("verl-dra", "sweep", *arguments, environment={**environment(), **path}).stdout
+
+    options = "--sbatch=-t1 --signal=B:USR1@59"
+    shown = greeted("--script", str(script), "--out", str(out), options, "--no-check", "a=1,2")
+    assert (first := re.search(r"submitted 2 points as job (\d+)\n", shown))
+    shown = wait_for(slurm, out, ["time", "completed"], 100)
+    assert re.search(rf"^0  a=1\s+time\s+{first[1]}_0\b", shown, re.MULTILINE)
+    shown = greeted("--resubmit", str(out), "--points", "0", "--sbatch=--time=5")
+    assert (second := re.search(r"submitted 1 points as job (\d+) with --signal=B:USR1@59 --time=5\n", shown))
+    shown = wait_for(slurm, out, ["completed"] * 2, 60)
+    assert re.search(rf"^0  a=1\s+completed\s+{second[1]}_0\b", shown, re.MULTILINE)
+    assert (out / "0" / "slurm.out").is_file()
+    assert (tmp_path / "sbatch.log").read_text() == "called\n" * 2
+    assert [len((out / str(i) / "state.log").read_text().splitlines()) for i in range(2)] == [4, 2]
 
 
 def test_two_points_train_each_on_a_ray_cluster_of_its_own(slurm: Lab, tmp_path: Path) -> None:

@@ -43,6 +43,22 @@ def fast_checks(config: DictConfig, output: Path) -> list[Check]:
     return guarded("configuration", _checks, config, output)
 
 
+def file_checks(config: DictConfig, elsewhere: bool) -> list[Check]:
+    """The files that a run reads.
+
+    Args:
+        config: the configuration, after `prepare` or before.
+        elsewhere: whether other nodes may read them, so that their absence here proves little.
+    """
+    return [
+        *guarded("model", model.model, config, elsewhere),
+        *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
+        *guarded("data", data_files.data_files, config, elsewhere),
+        *guarded("reward function", reward_function.reward_function, config, elsewhere),
+        *guarded("encoder", _encoder_files, config),
+    ]
+
+
 def machine_checks(config: DictConfig, output: Path, address: str | None) -> list[Check]:
     """This machine, against what the run writes, keeps and finds here."""
     joins = address is not None
@@ -72,16 +88,11 @@ def needed_distributions(config: DictConfig) -> list[str]:
 
 def _checks(config: DictConfig, output: Path) -> Iterator[Check]:
     address = cluster_address(config)
-    elsewhere = address is not None
     yield from (
         *guarded("versions", versions.versions, needed_distributions(config)),
         *guarded("veRL plugin", versions.plugin, False),
         *guarded("transfer_queue", versions.transfer_queue, False),
-        *guarded("model", model.model, config, elsewhere),
-        *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
-        *guarded("data", data_files.data_files, config, elsewhere),
-        *guarded("reward function", reward_function.reward_function, config, elsewhere),
-        *guarded("encoder", _encoder_files, config),
+        *file_checks(config, address is not None),
         *machine_checks(config, output, address),
         *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
     )
