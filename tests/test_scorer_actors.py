@@ -440,7 +440,6 @@ def test_a_step_waits_for_a_slow_scorer_as_long_as_it_embeds_texts(start: Callab
     scores = run.scores(texts)
     assert time.monotonic() - before > 4
     assert scores.scored.all()
-    assert_right(scores, texts)
 
 
 def test_a_scorer_that_stops_embedding_keeps_a_step_no_longer_than_a_deadline(start: Callable[..., Run]) -> None:

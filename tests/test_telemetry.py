@@ -78,8 +78,8 @@ def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
         "batch_texts_count": 1,
     }
     eventually_shows(port, expected, "metered_0")
-    ray.kill(pool.handles[0], no_restart=False)
-    ray.get(pool.handles[0].ready.remote())
+    ray.kill(pool.handles[0])
+    pool.wait(pool.request(list(texts)), lambda _: texts)  # by a new one
     eventually_shows(port, {"restarts_total": 1}, "metered_0")
     pool.close()
 

@@ -230,6 +230,9 @@ class ScorerPool:
                     part.error = f"{_LOADING if loading else part.error}, and {self._deadline()}"
                     part.hung = part.reply is not None and not part.lost and not loading
                     part.lost |= part.hung or loading
+                    if part.reply is not None:
+                        # Ray would send it again and again where a text of it ends the process.
+                        ray.cancel(part.reply)
                     pending.parts.remove(part)
                 self._give_up(late, pending.step)
                 continue
