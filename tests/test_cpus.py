@@ -110,11 +110,14 @@ def test_what_verls_own_configuration_books(
     assert booked(configured(*overrides), nodes) == expected
 
 
-def test_two_nodes_of_eight_gpus_need_thirty_cpus_each(configured: Composed) -> None:
-    """48 are booked with the GPUs; then 8 units, a controller, a task runner and two scorers."""
+def test_two_nodes_of_eight_gpus_need_31_cpus_each(configured: Composed) -> None:
+    """48 are booked with the GPUs; then 8 units, two scorers, and a controller and a task runner on either node."""
     found = needs(configured("trainer.nnodes=2"), nodes=2)
     assert sum(need.groups * need.cpus for need in found) == 60
-    assert least_cpus(found, [Node("a", 8, 0), Node("b", 8, 0)]) == 30
+    assert least_cpus(found, [Node("a", 8, 0), Node("b", 8, 0)]) == 31
+    tight = [Node("a", 8, 30), Node("b", 8, 30)]
+    assert unplaced(found, tight) is None
+    assert unplaced(found, tight, at_worst=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -135,13 +138,26 @@ def test_each_group_must_find_one_node(nodes: list[tuple[int, int]], fits: bool)
 
 
 def test_what_comes_in_turn_is_on_its_own_node_or_nowhere() -> None:
-    units = Need("units", 3, cpus=1, in_turn=True)
+    units = Need("units", 3, cpus=1, place="in turn")
     assert unplaced([units], [Node("a", 0, 2), Node("b", 0, 1)]) is None
     assert unplaced([units], [Node("a", 0, 1), Node("b", 0, 2)]) == units
     assert unplaced([units], [Node("a", 0, 9), Node("b", 0, 0)]) == units
     # It is booked before what may be anywhere is put there.
-    anywhere = Need("anywhere", 1, cpus=1)
-    assert unplaced([anywhere, units], [Node("a", 0, 2), Node("b", 0, 1)]) == anywhere
+    fits = Need("fits", 1, cpus=1)
+    assert unplaced([fits, units], [Node("a", 0, 2), Node("b", 0, 1)]) == fits
+
+
+def test_what_can_be_anywhere_needs_room_on_every_node_at_worst() -> None:
+    pool, runner = Need("pool", 1, 4, 12), Need("runner", 1, cpus=1, place="anywhere")
+    scorers = Need("scorers", 2, cpus=2, place="in turn or fits")
+    for nodes, at_best, at_worst in (
+        ([Node("a", 4, 15), Node("b", 0, 3)], True, True),
+        ([Node("a", 4, 14), Node("b", 0, 3)], True, False),  # the runner and a scorer may be on a
+        ([Node("a", 4, 12), Node("b", 0, 5)], True, False),
+        ([Node("a", 4, 12), Node("b", 0, 4)], False, False),
+    ):
+        assert (unplaced([pool, runner, scorers], nodes) is None) == at_best
+        assert (unplaced([pool, runner, scorers], nodes, at_worst=True) is None) == at_worst
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -149,6 +165,6 @@ def test_the_least_number_of_cpus_is_enough_and_one_less_is_not(count: int, conf
     found = needs(configured(f"trainer.nnodes={count}", "dra.scorer.num_cpus=1.5"), nodes=count)
     least = least_cpus(found, [Node("", 8, 0)] * count)
     assert least is not None
-    assert unplaced(found, [Node("", 8, least)] * count) is None
-    assert unplaced(found, [Node("", 8, least - 1)] * count) is not None
+    assert unplaced(found, [Node("", 8, least)] * count, at_worst=True) is None
+    assert unplaced(found, [Node("", 8, least - 1)] * count, at_worst=True) is not None
     assert least_cpus(found, [Node("", 7, math.inf)] * count) is None

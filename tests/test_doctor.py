@@ -694,9 +694,16 @@ def test_a_cluster_is_held_against_all_that_it_has_and_its_free_part_is_a_warnin
     configured: Alter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured("ray_kwargs.ray_init.address=null", "trainer.nnodes=2", "dra.scorer.num_cpus=2")
-    whole = [(1, 6), (1, 6)]  # 3 for the GPU, a scorer's 2; and of storage, controller and task runner's 3 one each
-    assert StandIn(whole, whole).check(config, monkeypatch).state == "fail"  # ... one too many
+    # 3 for the GPU and 2 for a scorer on each; a storage unit on the first; controller and task runner on either.
+    whole = [(1, 6), (1, 6)]
+    assert StandIn(whole, whole).check(config, monkeypatch).state == "fail"
     whole = [(1, 7), (1, 6)]
+    check = StandIn(whole, whole).check(config, monkeypatch)
+    assert check.state == "warn"
+    assert (
+        "enough, if Ray leaves each GPU's node its CPUs; if it stands still at its start, give Ray 8" in check.problem
+    )
+    whole = [(1, 8), (1, 7)]
     assert StandIn(whole, whole).check(config, monkeypatch).state == "ok"
     check = StandIn(whole, [(1, 7), (1, 5)]).check(config, monkeypatch)
     assert check.state == "warn"
@@ -705,11 +712,11 @@ def test_a_cluster_is_held_against_all_that_it_has_and_its_free_part_is_a_warnin
     short = [(1, 4), (1, 4)]
     check = StandIn(short, short).check(config, monkeypatch)
     assert check.state == "fail"
-    assert "there are 1 GPUs and 4 CPUs on each of 2 nodes: 7 CPUs are needed on each node" in check.found
-    assert "Slurm: --cpus-per-task=7; else: ray start --num-cpus=7" in check.fix
+    assert "there are 1 GPUs and 4 CPUs on each of 2 nodes: 8 CPUs are needed on each node" in check.found
+    assert "Slurm: --cpus-per-task=8; else: ray start --num-cpus=8" in check.fix
     check = StandIn(short, short, types=["gpu-workers"]).check(config, monkeypatch)
     assert check.state == "warn"
-    assert "the cluster's autoscaler must bring more; else give Ray 7 CPUs on each node" in check.fix
+    assert "the cluster's autoscaler must bring more; else give Ray 8 CPUs on each node" in check.fix
 
 
 def test_a_ray_that_was_started_on_this_node_is_joined_as_ray_does(

@@ -278,6 +278,13 @@ def _room_on(config: DictConfig, nodes: Sequence[dict[str, Any]]) -> Iterator[Ch
             yield warn(_ROOM, problem[0], f"the cluster's autoscaler must bring more; else {problem[1]}")
         else:
             yield fail(_ROOM, *problem)
+    elif unplaced(booked, total, at_worst=True):
+        least = least_cpus(booked, total)
+        yield warn(
+            _ROOM,
+            f"it books {_in_words(booked)}; there are {_having(total)}: enough, if Ray leaves each GPU's node its CPUs",
+            f"if it stands still at its start, {give.format(least)}",
+        )
     elif unplaced(booked, free):
         yield warn(
             _ROOM,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,8 +32,10 @@ class Need:
     """Of each group."""
     cpus: float = 0
     """Of each group."""
-    in_turn: bool = False
-    """Whether group k belongs on node k of all nodes in turn, in the order of their Ray ids; else where it fits."""
+    place: Literal["fits", "in turn", "in turn or fits", "anywhere"] = "fits"
+    """`fits`: Ray takes a node that has room. `in turn`: group k is on node k of all nodes in turn, in the order of
+    their Ray ids. `in turn or fits`: that is asked for, and need not be so. `anywhere`: it is there before the others
+    are, on a node that is not known before."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,19 @@ def needs(config: DictConfig, nodes: int) -> list[Need]:
         *pools,
         *_transfer_queue(config),
         *_remote_rewards(config, dra),
-        *([Need("veRL's task runner", 1, cpus=1), *_scorers(config, nodes)] if dra else []),
+        *([Need("veRL's task runner", 1, cpus=1, place="anywhere"), *_scorers(config, nodes)] if dra else []),
     ]
 
 
-def unplaced(needs: Sequence[Need], nodes: Sequence[Node]) -> Need | None:
+def unplaced(needs: Sequence[Need], nodes: Sequence[Node], at_worst: bool = False) -> Need | None:
     """The first need that finds no room beside the others; None where all do.
 
     Args:
         needs: of the run.
         nodes: in the order of their Ray ids.
+        at_worst: whether there is room wherever Ray puts what can be anywhere; else where that is put best.
     """
+    every = range(len(nodes))
     gpus, cpus = [node.gpus for node in nodes], [node.cpus for node in nodes]
 
     def book(need: Need, candidates: Sequence[int]) -> bool:
@@ -88,22 +92,28 @@ def unplaced(needs: Sequence[Need], nodes: Sequence[Node]) -> Need | None:
             cpus[best] -= need.cpus
         return bool(fit)
 
-    for need in needs:
-        if need.in_turn and not all(book(need, [k % len(nodes)]) for k in range(need.groups)):
-            return need
-    # The largest first, each where it fits most tightly.
-    for need in sorted(needs, key=lambda need: (-need.gpus, -need.cpus)):
-        if not need.in_turn and not all(book(need, range(len(nodes))) for _ in range(need.groups)):
+    def candidates(need: Need) -> list[Sequence[int]]:
+        """The nodes that each of its groups may be on."""
+        in_turn = need.place == "in turn" or (at_worst and need.place == "in turn or fits")
+        if at_worst and need.place == "anywhere":
+            return [[i] for i in every for _ in range(need.groups)]
+        return [[k % len(nodes)] if in_turn else every for k in range(need.groups)]
+
+    # What has no choice first; then the largest, each where it fits most tightly.
+    bound = [(need, group) for need in needs for group in candidates(need) if len(group) < len(nodes)]
+    free = [(need, group) for need in needs for group in candidates(need) if len(group) == len(nodes)]
+    for need, group in [*bound, *sorted(free, key=lambda pair: (-pair[0].gpus, -pair[0].cpus))]:
+        if not book(need, group):
             return need
     return None
 
 
 def least_cpus(needs: Sequence[Need], nodes: Sequence[Node]) -> int | None:
-    """The CPUs that would do if every node had as many; None where the nodes' GPUs don't do."""
+    """The CPUs that would do at worst if every node had as many; None where the nodes' GPUs don't do."""
     most = int(sum(need.groups * need.cpus for need in needs)) + 1
 
     def fits(cpus: int) -> bool:
-        return unplaced(needs, [Node(node.name, node.gpus, cpus) for node in nodes]) is None
+        return unplaced(needs, [Node(node.name, node.gpus, cpus) for node in nodes], at_worst=True) is None
 
     return bisect_left(range(most), True, key=fits) if fits(most) else None
 
@@ -133,9 +143,9 @@ def _standalone_rollouts(config: DictConfig) -> list[Need]:
 
 
 def _transfer_queue(config: DictConfig) -> list[Need]:
-    found = [Need("TransferQueue's controller", 1, cpus=1)]
+    found = [Need("TransferQueue's controller", 1, cpus=1, place="anywhere")]
     if _get(config, "transfer_queue.backend.storage_backend") == "SimpleStorage":
-        found.append(Need(STORAGE_UNITS, int(_get(config, STORAGE_UNITS) or 0), cpus=1, in_turn=True))
+        found.append(Need(STORAGE_UNITS, int(_get(config, STORAGE_UNITS) or 0), cpus=1, place="in turn"))
     return found
 
 
@@ -145,7 +155,9 @@ def _remote_rewards(config: DictConfig, dra: bool) -> list[Need]:
     if manager != "remote":
         return []
     workers = int(config.reward.num_workers)
-    return [Need(f"reward.num_workers={workers} of the remote reward manager", workers**2, cpus=1)]
+    return [
+        Need(f"reward.num_workers={workers} of the remote reward manager", workers**2, cpus=1, place="in turn or fits")
+    ]
 
 
 def _scorers(config: DictConfig, nodes: int) -> list[Need]:
@@ -155,7 +167,7 @@ def _scorers(config: DictConfig, nodes: int) -> list[Need]:
     dedicated = scorer.placement == "dedicated"
     count = scorer.num_replicas or (1 if dedicated else nodes)
     what = "dra.scorer.placement=dedicated" if dedicated else "dra.scorer.num_cpus"
-    return [Need(what, count, int(dedicated), scorer.num_cpus)]
+    return [Need(what, count, int(dedicated), scorer.num_cpus, "fits" if dedicated else "in turn or fits")]
 
 
 def _get(config: DictConfig, key: str) -> Any:
