@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_dra import main
-from verl_dra.config import checkpoints
+from verl_dra.config import ConfigError, checkpoints
 from verl_dra.doctor.check import Check
 from verl_dra.doctor.resuming import resuming
 from verl_dra.main import check, composed
@@ -81,6 +81,22 @@ def test_a_name_and_a_folder_that_are_given_stay(tmp_path: Path, monkeypatch: py
     assert config.trainer.experiment_name == "mine"
     assert config.trainer.default_local_dir == str(Path.home() / "mine")
     assert composed([*RUN, "trainer.default_local_dir=a/b"])[0].trainer.default_local_dir == f"{tmp_path}/a/b"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.default_local_dir='~nobody-of-this-name/x'", "trainer.default_local_dir=~nobody-of-this-name/x: "),
+        (
+            "trainer.default_local_dir='${nowhere}/x'",
+            "trainer: Interpolation key 'nowhere' not found",
+        ),
+    ],
+)
+def test_a_folder_that_cant_be_told_is_refused(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        composed([*RUN, override])
+    assert said in str(refused.value)
 
 
 def test_the_same_command_in_another_folder_has_the_same_settings(run: Run) -> None:

@@ -137,10 +137,12 @@ def _settle(config: DictConfig, output: Path) -> None:
             trainer.experiment_name = "_".join(output.absolute().parts[1:][-2:])
         OmegaConf.resolve(trainer)
         folder = str(trainer.default_local_dir)
+        if not checkpoints.is_remote(folder):
+            trainer.default_local_dir = str(Path(folder).expanduser().absolute())
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    if not checkpoints.is_remote(folder):
-        trainer.default_local_dir = str(Path(folder).expanduser().absolute())
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:  # a home of nobody
+        raise ConfigError(f"trainer.default_local_dir={folder}: {error}") from error
 
 
 def _keep_settings(config: DictConfig) -> None:
