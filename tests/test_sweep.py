@@ -154,9 +154,9 @@ def test_points_that_would_write_to_one_folder_are_refused(
     ],
 )
 def test_a_point_is_checked_with_what_its_job_will_add(sbatch: list[str], nodes_and_gpus: list[str]) -> None:
-    own = ["hydra.run.dir='/s/lr=1/0'", "trainer.default_local_dir='/s/lr=1/0/checkpoints'", "trainer.resume_mode=auto"]
+    own = ["hydra.run.dir='/s/lr=1/0'", "hydra.sweep.dir='/s/lr=1/0'"]
     assert added([], Path("/s/lr=1/0"), sbatch) == [*nodes_and_gpus, *own]
-    given = ["++trainer.nnodes=1", "trainer.n_gpus_per_node=1", "+hydra.run.dir=x", "trainer.resume_mode=disable"]
+    given = ["++trainer.nnodes=1", "trainer.n_gpus_per_node=1", "+hydra.run.dir=x"]
     assert added(given, Path("/s/lr=1/0"), sbatch) == [own[1]]
 
 

@@ -25,7 +25,7 @@ def _nothing_is_left(slurm: lab.Lab) -> Iterator[None]:
 
     def left() -> list[str]:
         jobs = slurm.run("squeue", "--noheader").stdout.splitlines()
-        processes = slurm.processes(f"raylet|gcs_server|ray::|until_head_listens|{sys.prefix}/")
+        processes = slurm.processes(f"raylet|gcs_server|ray::|verl_dra.job|{sys.prefix}/")
         return [*jobs, *processes, *map(str, Path("/tmp/ray").glob("ray_[0-9]*"))]
 
     for folder in Path("/tmp/ray").glob("ray_[0-9]*"):  # of a run of the tests that was killed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -25,7 +26,11 @@ print("arguments", sys.argv[1:], flush=True)
 overrides = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a])
 given = {override.key_or_group: override.value() for override in overrides}
 out, gpus = Path(given["hydra.run.dir"]), given["trainer.n_gpus_per_node"]
-checkpoints = Path(given["trainer.default_local_dir"].replace("${trainer.experiment_name}", "mine"))
+# As verl-dra train has it, and writes it down.
+checkpoints = given.get("trainer.default_local_dir", f"{out}/checkpoints").replace("${trainer.experiment_name}", "mine")
+checkpoints = Path(checkpoints)
+with open(os.environ["DRA_CHECKPOINTS_FILE"], "a") as file:
+    print(checkpoints, file=file)
 
 @ray.remote(num_gpus=gpus, scheduling_strategy="SPREAD")
 def where():
@@ -41,6 +46,35 @@ if "stay" in sys.argv and not (out / "go_on").exists():
     signal.pause()
 sys.exit(3 if "fail" in sys.argv else 0)
 """
+
+# Two points of a grid: each writes what it got into the folder that Hydra gave it.
+GRID = """
+import json, os, time
+from pathlib import Path
+import hydra, ray
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(config_path=None, config_name=None, version_base=None)
+def main(config):
+    ray.init()
+    got = {"point": config.point, "in": os.environ["DRA_IN"], "also": os.environ["DRA_ALSO"]}
+    got["nodes"] = [[node["NodeManagerAddress"], node["Resources"]] for node in ray.nodes() if node["Alive"]]
+    got["step"] = [int(os.environ["SLURM_" + name + "_ON_NODE"]) for name in ("CPUS", "GPUS")]
+    (Path(HydraConfig.get().runtime.output_dir) / "got.json").write_text(json.dumps(got))
+    ray.shutdown()
+    print("point", config.point, flush=True)
+    while not Path("go_on").exists():
+        time.sleep(0.1)
+
+main()
+"""
+# Ray's command, which fails FAILS times on each node.
+FLAKY_RAY = """
+echo try >>"{work}/tries.$SLURMD_NODENAME"
+(($(wc -l <"{work}/tries.$SLURMD_NODENAME") > FAILS)) && exec {ray} "$@"
+mkdir -p "$DRA_TMP/ray_$SLURM_JOB_ID/r/session_1/logs"
+echo "no room" >"$DRA_TMP/ray_$SLURM_JOB_ID/r/session_1/logs/gcs_server.err"
+exit 1"""
 
 # A container as enroot and pyxis make it, with a /tmp of its own; of the host's it has what FOLDERS name.
 CONTAINER = """#!/bin/bash
@@ -110,8 +144,8 @@ def test_two_jobs_share_the_nodes_and_each_has_both_of_its_own(slurm: Lab, work:
         out = work / "outputs" / "slurm" / job
         # What the user gave stands first and is not given again.
         expected = [
-            *("trainer.nnodes=2", "dra.smi=log_det", "trainer.n_gpus_per_node=4", f"hydra.run.dir={out}"),
-            *(f"trainer.default_local_dir={out}/checkpoints", "trainer.resume_mode=auto"),
+            *("trainer.nnodes=2", "dra.smi=log_det", "trainer.n_gpus_per_node=4"),
+            *(f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"),
         ]
         assert f"arguments {expected}" in shown(work, job)
         assert "hosts ['n1', 'n2'] token 0o600" in shown(work, job)
@@ -180,6 +214,67 @@ def test_a_ray_that_does_not_start_ends_the_job(slurm: Lab, work: Path) -> None:
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0")
     assert "No such option" in shown(work, job)
     assert "Ray ended on a node before the training did" in shown(work, job)
+
+
+def test_a_grid_has_a_folder_for_each_point_and_all_that_the_job_has_on_its_nodes(slurm: Lab, work: Path) -> None:
+    (work / "grid.py").write_text(GRID)
+    out = work / "grid"
+    options = ("--nodes=2", "--ntasks-per-node=7", "--cpus-per-task=8", "--gpus-per-task=1", "--mem=8000M")
+    shared = {"DRA_TMP": "/tmp/ray", "DRA_START_TIMEOUT_S": "120", "DRA_OUTPUT": str(out)}
+    job = slurm.sbatch(
+        *(*options, SCRIPT, sys.executable, str(work / "grid.py"), "--multirun", "+point=1,2"),
+        *("+trainer.nnodes=2", "+trainer.n_gpus_per_node=7"),
+        environment={
+            **shared,
+            "DRA_CONTAINER": "env 'DRA_IN=a b'",
+            "DRA_SRUN": '--export=ALL,DRA_ALSO="c d"',
+            "DRA_HEAD_IP": "10.77.0.",
+            "FAILS": "2",
+            "PATH": stub(work, "ray", FLAKY_RAY.format(ray=Path(sys.executable).with_name("ray"), work=work)),
+        },
+        cwd=work,
+    )
+    wait_for(work, job, "point 1")
+    second = slurm.sbatch("--gres=gpu:1", SCRIPT, "true", environment=shared, cwd=work)
+    assert slurm.wait(second, seconds=60)["ExitCode"] == "1:0"
+    assert f"job {job} (RUNNING) has the folder {out}" in shown(work, second)
+    (work / "go_on").touch()
+    ended = slurm.wait(job, seconds=120)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
+    for number, point in enumerate((1, 2)):
+        got = json.loads((out / str(number) / "got.json").read_text())
+        assert (got["point"], got["in"], got["also"], got["step"]) == (point, "a b", "c d", [56, 7])
+        assert sorted(address for address, _ in got["nodes"]) == ["10.77.0.1", "10.77.0.2"]
+        for _, has in got["nodes"]:
+            assert (has["CPU"], has["GPU"]) == (56, 7)
+            assert has["memory"] + has["object_store_memory"] == 8000 * 2**20
+    for node in ("n1", "n2"):
+        assert f"{node}: Ray ended with 1 in try 2 of 3" in shown(work, job)
+    assert states(out) == ["running restart=0", "completed exit=0 restart=0"]
+    assert [path.name for path in out.iterdir() if path.name.startswith((".job", "ray_", "checkpoint_"))] == [
+        "ray_logs"
+    ]
+    assert "srun: error" not in shown(work, job)
+
+
+def test_of_two_jobs_that_start_at_once_in_a_folder_one_runs_and_keeps_the_logs_of_a_ray_that_never_starts(
+    slurm: Lab, work: Path
+) -> None:
+    out = work / "one"
+    out.mkdir()
+    (out / ".job.0").symlink_to("999999")  # of a job that was killed, and that Slurm has forgotten
+    path = stub(work, "ray", FLAKY_RAY.format(ray="false", work=work))
+    options = ("--nodes=1", "--gres=gpu:1")
+    jobs = [submit(slurm, work, options=options, DRA_OUTPUT=str(out), FAILS="9", PATH=path) for _ in range(2)]
+    assert [slurm.wait(job, seconds=120)["ExitCode"] for job in jobs] == ["1:0", "1:0"]
+    (refused,) = [job for job in jobs if f"has the folder {out}" in shown(work, job)]
+    (ran,) = [job for job in jobs if job != refused]
+    assert "Ray ended with 1 in try 3 of 3" in shown(work, ran)
+    assert f"job {ran} (RUNNING) has the folder" in shown(work, refused)
+    (log,) = out.glob("ray_logs/*/gcs_server.err")
+    assert log.read_text() == "no room\n"
+    assert states(out) == ["running restart=0", "failed exit=1 restart=0"]
+    assert [path.name for path in out.glob(".job.*")] == [".job.0"]
 
 
 def test_a_setup_that_is_not_there_ends_the_job(slurm: Lab, work: Path) -> None:
@@ -305,7 +400,10 @@ def test_the_time_limits_signal_leaves_a_run_alone_that_has_ended(slurm: Lab, wo
 
 
 def test_without_a_new_checkpoint_it_is_not_requeued(slurm: Lab, work: Path) -> None:
-    job = submit(slurm, work, "stay")
+    checkpoints = work / "of an earlier run"
+    checkpoints.mkdir()
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("20")
+    job = submit(slurm, work, "stay", f"trainer.default_local_dir='{checkpoints}'")
     wait_for(work, job, "ready")
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     ended = slurm.wait(job, seconds=120)
@@ -319,6 +417,12 @@ def test_without_a_new_checkpoint_it_is_not_requeued(slurm: Lab, work: Path) -> 
     [
         ([], ["--gres=gpu:8"], "no command; for example"),
         (["verl-dra", "train"], [], "no GPU on n1: ask for them"),
+        (
+            ["true"],
+            ["--gres=gpu:8", "--export=ALL,DRA_HEAD_IP=10.9.9.9"],
+            "n1 has no IPv4 address DRA_HEAD_IP=10.9.9.9",
+        ),
+        (["true"], ["--gres=gpu:8", "--export=ALL,DRA_SRUN='a b"], "DRA_SRUN='a b has a quote without its other"),
     ],
 )
 def test_what_can_not_run_says_so_at_once(

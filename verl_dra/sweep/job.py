@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Quote, QuotedString
+from verl_dra.job import overrides as job
 
 
 def added(given: Sequence[str], folder: Path, sbatch: Sequence[str]) -> list[str]:
@@ -20,18 +20,7 @@ def added(given: Sequence[str], folder: Path, sbatch: Sequence[str]) -> list[str
         sbatch: options of sbatch; nodes and GPUs that they don't name are not added.
     """
     nodes, gpus = _asked(sbatch)
-    run, checkpoints = (
-        QuotedString(str(path), Quote.single).with_quotes() for path in (folder, folder / "checkpoints")
-    )
-    adds = {
-        "trainer.nnodes": nodes,
-        "trainer.n_gpus_per_node": gpus or None,
-        "hydra.run.dir": run,
-        "trainer.default_local_dir": checkpoints,
-        "trainer.resume_mode": "auto",
-    }
-    keys = {re.sub(r"^\+{1,2}", "", override).partition("=")[0] for override in given}
-    return [f"{key}={value}" for key, value in adds.items() if value is not None and key not in keys]
+    return job.added(given, folder, nodes, gpus or None)
 
 
 def _asked(sbatch: Sequence[str]) -> tuple[int | None, int | None]:
