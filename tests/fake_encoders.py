@@ -109,7 +109,7 @@ class FlatEncoder(NgramEncoder):
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encoded = super().encode(texts)
-        return Encoded(encoded.vectors[:, :, None], encoded.tokens, encoded.truncated_tokens)
+        return replace(encoded, vectors=encoded.vectors[:, :, None])
 
 
 class BreaksMidwayEncoder(NgramEncoder):
@@ -165,9 +165,7 @@ class NoisyEncoder:
         self._calls += 1
         exact = NgramEncoder().encode(texts)
         noise = torch.randn(exact.vectors.shape, generator=torch.Generator().manual_seed(self._calls))
-        return Encoded(
-            torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1), exact.tokens, exact.truncated_tokens
-        )
+        return replace(exact, vectors=torch.nn.functional.normalize(exact.vectors + 0.02 * noise, dim=1))
 
 
 class TwiceAsLongEncoder(NgramEncoder):

@@ -268,6 +268,15 @@ def test_a_text_without_words_is_a_zero_vector(encoder: Any, settings: dict[str,
     assert encoder(**settings).encode([""]).vectors.shape == (1, encoded.vectors.shape[1])
 
 
+@pytest.mark.parametrize("long_text", ["chunk", "head", "tail"])
+def test_tokens_that_the_tokenizer_does_not_know_are_counted(encoder: Any, long_text: str) -> None:
+    encoded = encoder(max_seq_length=WINDOW, long_text=long_text).encode(
+        ["ไทย a", SHORT[0], "", f"ไทย {LONG} ไทย", "b" * 101]
+    )
+    assert encoded.unknown_tokens.tolist() == [1, 0, 0, 2, 1]
+    assert encoded.unknown_tokens.dtype == torch.int64
+
+
 def test_the_models_own_limit_is_the_default_window(encoder: Any, batches: list[tuple[int, int]]) -> None:
     encoder().encode([LONG * 4])
     assert max(length for _, length in batches) == 256
@@ -307,6 +316,7 @@ def test_ngram_vectors_are_unit_counts_of_each_text_alone(texts: list[str]) -> N
     assert encoded.vectors.norm(dim=1).tolist() == pytest.approx([float(bool(t.strip())) for t in texts], abs=1e-5)
     assert encoded.tokens.tolist() == [len(text) for text in texts]
     assert not encoded.truncated_tokens.any()
+    assert encoded.unknown_tokens.tolist() == [0] * len(texts)
     for text, vector in zip(texts, encoded.vectors, strict=True):
         assert torch.equal(NgramEncoder().encode([text]).vectors[0], vector)
 

@@ -484,6 +484,13 @@ def test_head_and_tail_send_one_window_and_count_the_rest(by_windows: Any, token
     assert encoded.truncated_tokens.tolist() == [ids - kept, 0]
 
 
+def test_tokens_that_the_tokenizer_does_not_know_are_counted(by_windows: Any, build: Build) -> None:
+    texts = ["ไทย a", TEXTS[0], "", f"ไทย {LONG} ไทย"]
+    by_tokenizer, _ = by_windows
+    assert by_tokenizer().encode(texts).unknown_tokens.tolist() == [1, 0, 0, 2]
+    assert build().encode(texts).unknown_tokens.tolist() == [0] * 4
+
+
 def test_an_exactly_full_window_is_one_window(by_windows: Any, tokenizer: Any) -> None:
     build, proxy = by_windows
     text = " ".join(["apple"] * (WINDOW - 2))

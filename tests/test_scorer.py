@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.algorithm import SMI_FUNCTIONS, graph_cut_smi
-from verl_dra.embedding import Encoded, EncoderUnavailableError
+from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
 from verl_dra.scorer.scorer import HUNG_S, Scorer
@@ -305,7 +306,7 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
 
         def encode(self, texts):
             encoded = super().encode(texts)
-            return Encoded(encoded.vectors[1:], encoded.tokens[1:], encoded.truncated_tokens[1:])
+            return replace(encoded, vectors=encoded.vectors[1:])
 
     scorer = Scorer(ShortEncoder(), graph_cut_smi, max_rows=100)
     failed = scorer.collect(list(TEXTS), TEXTS, LONG)
@@ -324,7 +325,7 @@ def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
             encoded = super().encode(texts)
             self.dimension += 1
             vectors = torch.nn.functional.pad(encoded.vectors, (0, self.dimension - 512))
-            return Encoded(vectors, encoded.tokens, encoded.truncated_tokens)
+            return replace(encoded, vectors=vectors)
 
     scorer = Scorer(GrowingEncoder(), graph_cut_smi, max_rows=100)
     scorer.submit(TEXTS.items())

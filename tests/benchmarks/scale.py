@@ -37,7 +37,8 @@ class PrecomputedEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         vectors = self._table[[int(text[:8]) % len(self._table) for text in texts]]
         tokens = torch.tensor([len(text) // 4 for text in texts])
-        return Encoded(vectors, tokens, torch.zeros_like(tokens))
+        none = torch.zeros_like(tokens)
+        return Encoded(vectors, tokens, truncated_tokens=none, unknown_tokens=none)
 
 
 def main() -> None:

@@ -118,6 +118,8 @@ class Encoded:
     """[n] int64: tokens of each text, special tokens not counted."""
     truncated_tokens: Tensor
     """[n] int64: those of them that no window holds."""
+    unknown_tokens: Tensor
+    """[n] int64: those of `tokens` that stand for what the tokenizer has no token for; zero where it tells of none."""
     halved: int = 0
     """Times that a batch was too large, for memory or for a server, and was halved."""
 

@@ -23,7 +23,10 @@ class NgramEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         vectors = torch.from_numpy(np.stack([_counts(text) for text in texts]))
         tokens = torch.tensor([len(text) for text in texts])
-        return Encoded(torch.nn.functional.normalize(vectors, dim=1), tokens, torch.zeros_like(tokens))
+        none = torch.zeros_like(tokens)
+        return Encoded(
+            torch.nn.functional.normalize(vectors, dim=1), tokens, truncated_tokens=none, unknown_tokens=none
+        )
 
 
 def _counts(text: str) -> np.ndarray:

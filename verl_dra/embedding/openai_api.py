@@ -51,7 +51,9 @@ class OpenAIEncoder:
             timeout=config.timeout_s,
             max_retries=config.max_retries,
         )
-        self._tokenizer = None if config.tokenizer is None else _tokenizer(config.tokenizer, config.trust_remote_code)
+        self._tokenizer = self._unknown_id = None
+        if config.tokenizer is not None:
+            self._tokenizer, self._unknown_id = _tokenizer(config.tokenizer, config.trust_remote_code)
         # A wrong URL, key or model shows here and not when the first completion is there.
         self._dimension = self._request(["a"])[0].shape[1]
 
@@ -59,7 +61,7 @@ class OpenAIEncoder:
         return f"openai: {self._config.model} at {self._config.base_url}"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        windows, unsent = self._windows(texts)
+        windows, unsent, unknown = self._windows(texts)
         with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as pool:
             done = list(pool.map(self._embed, _batches(windows, self._config.batch_tokens)))
         sums = torch.zeros(len(texts), self._dimension)
@@ -72,20 +74,23 @@ class OpenAIEncoder:
             vectors=torch.nn.functional.normalize(sums, dim=1),
             tokens=tokens,
             truncated_tokens=truncated,
+            unknown_tokens=unknown,
             halved=sum(halved for _, halved in done),
         )
 
-    def _windows(self, texts: Sequence[str]) -> tuple[list[_Window], Tensor]:
-        """What is sent of all texts, in their order, and the tokens [n] of each that are known not to be."""
+    def _windows(self, texts: Sequence[str]) -> tuple[list[_Window], Tensor, Tensor]:
+        """What is sent of all texts, in order; each's tokens [n] known not to be; and those that are unknown [n]."""
         numbers = [i for i, text in enumerate(texts) if text.strip()]
         unsent = torch.zeros(len(texts), dtype=torch.long)
+        unknown = torch.zeros_like(unsent)
         if self._tokenizer is None or self._config.max_seq_length is None:
-            return [_Window(i, texts[i]) for i in numbers], unsent
+            return [_Window(i, texts[i]) for i in numbers], unsent, unknown
         size = self._config.max_seq_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
         windows: list[_Window] = []
         encodings = self._tokenizer.encode_batch([texts[i] for i in numbers], add_special_tokens=False)
         for i, encoding in zip(numbers, encodings, strict=True):
             unsent[i] = len(encoding)
+            unknown[i] = encoding.ids.count(self._unknown_id)
             for start, end in _spans(encoding.word_ids, size, from_end=self._config.long_text == "tail"):
                 window = texts[i][encoding.offsets[start][0] : encoding.offsets[end - 1][1]]
                 if not window.strip():
@@ -94,7 +99,7 @@ class OpenAIEncoder:
                 unsent[i] -= end - start
                 if self._config.long_text != "chunk":
                     break
-        return windows, unsent
+        return windows, unsent, unknown
 
     def _embed(self, windows: Sequence[_Window]) -> tuple[list[_Part], int]:
         """Embed a batch, by halves where the server calls it too large; also gives how many were halved."""
@@ -243,7 +248,8 @@ def _key(variable: str) -> str:
     return key
 
 
-def _tokenizer(name: str, trust_remote_code: bool) -> Any:
+def _tokenizer(name: str, trust_remote_code: bool) -> tuple[Any, int | None]:
+    """A fast tokenizer that neither truncates nor pads, and its id of what it has no token for."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
@@ -254,7 +260,7 @@ def _tokenizer(name: str, trust_remote_code: bool) -> Any:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return backend
+    return backend, tokenizer.unk_token_id
 
 
 def _spans(words: list[int | None], size: int, from_end: bool) -> Iterator[tuple[int, int]]:

@@ -68,6 +68,8 @@ class SentenceTransformerEncoder:
         windows, of_text = self._windows(list(texts))
         lengths = torch.tensor([len(window) - self._special_tokens for window in windows])
         tokens = torch.zeros(len(texts), dtype=torch.long).index_add_(0, of_text, lengths)
+        of_window = torch.tensor([window.count(self._tokenizer.unk_token_id) for window in windows])
+        unknown = torch.zeros_like(tokens).index_add_(0, of_text, of_window)
         if not self._all_windows:
             # The tokenizer gives the window that truncation would leave first.
             first = torch.cat([of_text.new_ones(1, dtype=torch.bool), of_text[1:] != of_text[:-1]])
@@ -78,7 +80,7 @@ class SentenceTransformerEncoder:
         sums = torch.zeros(len(texts), embedded.shape[1])
         sums.index_add_(0, of_text, torch.nn.functional.normalize(embedded, dim=1) * lengths[:, None])
         kept_tokens = torch.zeros_like(tokens).index_add_(0, of_text, lengths)
-        return Encoded(torch.nn.functional.normalize(sums, dim=1), tokens, tokens - kept_tokens, halved)
+        return Encoded(torch.nn.functional.normalize(sums, dim=1), tokens, tokens - kept_tokens, unknown, halved)
 
     def _windows(self, texts: list[str]) -> tuple[list[list[int]], Tensor]:
         """Token ids of all windows of all texts, special tokens included, and the text [windows] of each."""
