@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TORCH := torch==2.13.0
 UV := uv==0.13.9
 
-.PHONY: env demo test test-slow test-all bench lint types format lock clean
+.PHONY: env demo test test-slow test-all test-gpu bench lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -34,6 +34,9 @@ test-slow: $(READY)  ## the tests that start Ray clusters and train with the rea
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-all: test test-slow
+
+test-gpu:  ## what only a GPU can show, in the environment of PYTHON, where veRL runs on it
+	$(PYTHON) tests/gpu
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks

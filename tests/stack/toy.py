@@ -18,9 +18,19 @@ TEMPLATE = (
 )
 WORDS = ["add", "carry", "count", "double", "halve", "number", "round", "start", "take", "the", "then", "times"]
 
+# vLLM's CPU attention needs head dimensions of at least 32.
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 
-def make(folder: Path) -> None:
-    """Write `model/`, `train.parquet` and `val.parquet` into `folder`."""
+
+def make(folder: Path, **shape: Any) -> None:
+    """Write `model/`, `train.parquet` and `val.parquet` into `folder`; `shape` is of `Qwen2Config`."""
     rng = random.Random(0)
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
@@ -34,20 +44,14 @@ def make(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder / "model")
-    # vLLM's CPU attention needs head dimensions of at least 32.
     Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(fast),  # vLLM masks logits beyond the tokenizer, FSDP does not
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
             tie_word_embeddings=True,
             eos_token_id=fast.eos_token_id,
             pad_token_id=fast.pad_token_id,
             bos_token_id=None,
+            **{**TINY, **shape},
         )
     ).save_pretrained(folder / "model")
     rows = [
