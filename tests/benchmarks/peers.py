@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from encode import TRACE
 from local_ray import local_ray
 from scorers import all_sent, scorer_pool
 from sentence_transformers import SentenceTransformer
@@ -36,6 +35,11 @@ PAIRS = PROMPTS * N * (N - 1) // 2
 AS_CONFIGURED = EmbeddingConfig(device="cpu")
 # The arithmetic of SentenceTransformer.encode with its defaults.
 AS_ENCODE = EmbeddingConfig(device="cpu", long_text="head", dtype="float32")
+TRACE = """
+first we subtract three from both sides of the equation and then divide by two so that x equals seven which is not a
+prime number wait let me check this again the sum of the angles in a triangle is one hundred eighty degrees hence the
+area must be half of base times height therefore the answer is
+"""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,9 @@ class PackedModel:
         self._transformer: Any = cast(Any, model[0])
         auto_model: Any = self._transformer.auto_model
         self._first_position = _first_position(auto_model)
-        windows = _checked_windows(model, before, after, size)
         usual: str = auto_model.config._attn_implementation
         try:
-            self._check(windows)
+            self._check(_checked_windows(model, before, after, size))
         except CannotPackError:
             self._use(usual)
             raise
