@@ -903,6 +903,24 @@ def test_without_arguments_the_machine_is_checked(
 
 
 @pytest.mark.usefixtures("cpu_platform")
+def test_a_run_that_fails_on_a_full_disk_says_so(
+    configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch says "unexpected pos 2349504 vs 2349396" then."""
+    from verl_dra.main import train
+
+    def run_ppo(*_: object, **__: object) -> None:
+        monkeypatch.setattr(machine, "free_bytes", lambda path: 2**20)
+        raise RuntimeError("unexpected pos")
+
+    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", run_ppo)
+    config = configured("trainer.default_local_dir=hdfs://there")
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        train(config, tmp_path / "out")
+    assert f"verl-dra: the disk of {tmp_path}/out is full; free some space" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cpu_platform")
 @pytest.mark.parametrize("path", ["", "/nowhere"])
 def test_train_asks_before_it_starts_anything(
     path: str, configured: Alter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

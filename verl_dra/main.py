@@ -55,6 +55,7 @@ def train(config: DictConfig, output: Path) -> None:
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     from verl_dra.doctor.fast import examine
+    from verl_dra.doctor.machine import full
 
     dra = check(config)
     _settle(config, output)
@@ -75,6 +76,10 @@ def train(config: DictConfig, output: Path) -> None:
                 say(line)
         else:
             run_ppo(config, task_runner_class=TaskRunnerV1)
+    except Exception:
+        for place in full({str(output), str(config.trainer.default_local_dir)}):
+            say(f"the disk of {place} is full; free some space, and this run can go on from its last whole checkpoint")
+        raise
     finally:
         # A sweep's next point starts afresh.
         ray.shutdown()

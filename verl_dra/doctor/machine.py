@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -182,6 +182,11 @@ def checkpoints(path: str, least: int, likely: int, kept: int = 1) -> Iterator[C
         )
     else:
         yield ok(name, f"{gib(free)} free for {path}, one checkpoint about {gib(likely)}")
+
+
+def full(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` whose file system has no room, as torch does not say of a checkpoint that it can't write."""
+    return [path for path in sorted(paths) if "://" not in path and free_bytes(_nearest(Path(path))) < _STOPS_BELOW]
 
 
 def free_bytes(path: Path) -> int:
