@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}
 _TEXTS_AT_A_TIME = 128
+# As many at first, so that a GPU soon has work, and then twice as many each time: at the end of each slice its longest
+# text is tokenised by one core alone.
+_MOST_TEXTS_AT_A_TIME = 512
 # Slices of texts that are tokenised ahead of a GPU; a CPU has no time for it. By two threads: ids of one become arrays,
 # which takes the interpreter, while the other's texts are tokenised.
 _AHEAD = {"cpu": 0}
@@ -133,10 +136,13 @@ class SentenceTransformerEncoder:
     def _tokenise(self, texts: Sequence[str]) -> Generator[_Tokenised]:
         """Windows of all texts, some texts at a time, those that come next made meanwhile."""
         waiting: deque[Future[_Tokenised]] = deque()
+        first, size = 0, _TEXTS_AT_A_TIME
         try:
-            for first in range(0, len(texts), _TEXTS_AT_A_TIME):
-                some = texts[first : first + _TEXTS_AT_A_TIME]
-                waiting.append(self._threads.submit(self._windows, some, first))
+            while first < len(texts):
+                waiting.append(self._threads.submit(self._windows, texts[first : first + size], first))
+                first += size
+                if self._ahead:
+                    size = min(2 * size, _MOST_TEXTS_AT_A_TIME)
                 if len(waiting) > self._ahead:
                     yield waiting.popleft().result()
             while waiting:
