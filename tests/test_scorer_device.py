@@ -16,7 +16,7 @@ UUIDS = "GPU-0a1b2c3d-aaaa,GPU-4e5f6071-bbbb"
 
 
 class LoadedError(Exception):
-    """Ends a scorer's constructor where it loads its encoder."""
+    """Ends a scorer's start where it loads its encoder."""
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(LoadedError) as loaded:
-            DiversityScorer(EmbeddingConfig(), graph_cut_smi, ScorerConfig())
+            DiversityScorer(EmbeddingConfig(), graph_cut_smi, ScorerConfig()).ready()
         return str(loaded.value)
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("ray.get_runtime_context", lambda: None)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(was_current_actor_reconstructed=False))
     monkeypatch.setattr("verl_dra.scorer.actor.build_encoder", load)
     for name in (NOSET, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)

@@ -75,7 +75,7 @@ def keep(config: DictConfig) -> None:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     unfinished = Path(folder) / f".{FILE}"
-    text = yaml.safe_dump(_compared(config), allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(_compared(config), sort_keys=False)
     unfinished.write_text(_HEAD + text, encoding="utf-8")
     unfinished.replace(Path(folder) / FILE)
 
