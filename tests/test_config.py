@@ -25,7 +25,6 @@ from verl.trainer.ppo.utils import need_critic
 
 from verl_dra.config import ConfigError, DRAConfig, prepare
 from verl_dra.embedding import EmbeddingConfig
-from verl_dra.main import main
 from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.placement import ScorerConfig
 
@@ -314,16 +313,6 @@ def test_every_setting_is_documented_where_it_is_declared(config: type) -> None:
 def test_the_group_in_hydra_is_the_dataclass(composed: DictConfig) -> None:
     assert OmegaConf.get_type(composed.dra) is DRAConfig
     assert OmegaConf.to_object(composed.dra) == DRAConfig()
-
-
-def test_the_command_that_a_run_names_at_its_end_can_be_pasted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("verl_dra.main.train", lambda *_: None)
-    out = tmp_path / "my runs"
-    monkeypatch.setattr(sys, "argv", ["train", GROUPS, "dra.console=full", f"hydra.run.dir='{out}'"])
-    main()
-    assert f"to see them: verl-dra report '{out}'\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from verl_dra import console
 from verl_dra.console import Copying, shown_line
+from verl_dra.main import main
 from verl_dra.summary import Summary
 
 
@@ -346,3 +347,15 @@ def test_a_point_of_a_sweep_says_why_it_failed_before_the_next_begins(tmp_path: 
     assert "RuntimeError: no graph_cut today" in first
     assert "RuntimeError: no log_det today" in second
     assert "log_det" not in first
+
+
+def test_the_command_that_a_run_names_at_its_end_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("verl_dra.main.train", lambda *_: None)
+    out = tmp_path / "my runs"
+    monkeypatch.setattr(
+        sys, "argv", ["train", "actor_rollout_ref.rollout.n=4", "dra.console=full", f"hydra.run.dir='{out}'"]
+    )
+    main()
+    assert f"to see them: verl-dra report '{out}'\n" in capsys.readouterr().out
