@@ -45,7 +45,8 @@ class DiversityScorer:
         """See `Scorer.submit`."""
         self._scorer.submit(completions, refused, unsent)
 
-    @ray.method(concurrency_group="collect")
+    # Who asks does so again by itself: Ray would send a text that ends the process for ever, whoever waits for it.
+    @ray.method(concurrency_group="collect", max_task_retries=0)
     def collect(
         self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float, show: Collection[str] = ()
     ) -> Scores | Missing | Failed:

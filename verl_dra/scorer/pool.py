@@ -230,9 +230,6 @@ class ScorerPool:
                     part.error = f"{_LOADING if loading else part.error}, and {self._deadline()}"
                     part.hung = part.reply is not None and not part.lost and not loading
                     part.lost |= part.hung or loading
-                    if part.reply is not None:
-                        # Ray would send it again and again where a text of it ends the process.
-                        ray.cancel(part.reply)
                     pending.parts.remove(part)
                 self._give_up(late, pending.step)
                 continue
@@ -311,8 +308,7 @@ class ScorerPool:
         return False
 
     def _bring_back(self, part: _Part, error: RayError) -> None:
-        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good, and sends their calls
-        again."""
+        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good."""
         part.error = f"it was lost ({type(error).__name__})"
         part.lost = True
         part.reply, part.ask_at = None, time.monotonic()
