@@ -31,7 +31,7 @@ class _Line:
 
 
 class ScorerClient:
-    """Sends completions to the scorer of their group, one batch at a time: what comes while a batch is under way goes
+    """Sends each completion to its scorer, one batch at a time: what comes while a batch is under way goes
     with the next, and a scorer whose queue is full answers late.
 
     A completion that finds too many waiting here is refused. Those and what can't be sent are counted, and fetched by
@@ -52,7 +52,7 @@ class ScorerClient:
 
     def submit(self, session: Session, text: str) -> None:
         """Send without waiting. Must be called from a running event loop."""
-        i = replica_of(session.uid, len(self._names))
+        i = replica_of(session, len(self._names))
         line = self._lines[i]
         if len(line.waiting) >= self._max_rows or line.characters >= self._max_characters:
             line.refused += 1
