@@ -296,9 +296,9 @@ def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
 
 def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
     scorer = Scorer(NgramEncoder(), max_rows=100)
-    scorer.submit(TEXTS.items(), refused=3, unsent=2)
+    scorer.submit(TEXTS.items(), refused=3, unsent=2, skipped=4)
     first = collected(scorer, TEXTS).events
-    assert (first.submitted, first.refused, first.unsent) == (5, 3, 2)
+    assert (first.submitted, first.refused, first.unsent, first.skipped) == (5, 3, 2, 4)
     scorer.submit(TEXTS.items())
     answer = scorer.collect(list(TEXTS), {}, LONG)
     assert answer.missing == list(TEXTS)
@@ -547,12 +547,11 @@ def test_what_will_not_be_taken_does_not_wait_for_room(gated: GatedEncoder) -> N
     scorer.submit(group("a", "first").items())
     assert gated.started.wait(60)
     scorer.submit(group("b", "second").items())  # the queue is full
-    scorer.accept(False)
-    scorer.submit(group("validation", "x", "y").items())
-    scorer.accept(True)
+    scorer.forget(list(group("late", "x", "y")))
+    scorer.submit(group("late", "x", "y").items())
     gated.gate.set()
-    scores = collected(scorer, group("a", "first") | group("b", "second"))
-    assert (scores.events.skipped, scores.events.submitted) == (2, 4)
+    answer = collected(scorer, group("a", "first") | group("b", "second"))
+    assert (answer.events.late, answer.events.submitted) == (2, 4)
 
 
 def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -> None:
@@ -579,16 +578,6 @@ def test_what_the_texts_are_is_counted() -> None:
     assert (scores.empty, answer.replaced, answer.cached) == (2, 1, 1)
     assert scores.duplicate.tolist() == [False, False, True, True, False]
     assert scores.smi[:2].tolist() == [0, 0]
-
-
-def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
-    scorer = Scorer(NgramEncoder(), max_rows=100)
-    scorer.accept(False)
-    scorer.submit(group("validation", "one", "two").items())
-    scorer.accept(True)
-    scorer.submit(TEXTS.items())
-    events = collected(scorer, TEXTS).events
-    assert (events.submitted, events.skipped, events.embedded) == (7, 2, 4)
 
 
 def test_late_completions_of_a_step_as_large_as_is_kept_are_told_from_new_ones() -> None:

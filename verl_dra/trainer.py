@@ -30,6 +30,7 @@ from verl_dra.scorer.pool import FetchTexts, PendingVectors, ScorerPool, StepVec
 from verl_dra.scorer.scores import StepScores, step_scores
 from verl_dra.summary import Summary
 from verl_dra.text import completion_text
+from verl_dra.validation import Marking
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
             self._recorded_step: int | None = None
             self.summary = Summary()
+
+        def _init_dataloader(self) -> None:
+            super()._init_dataloader()
+            self.val_dataloader.collate_fn = Marking(self.val_dataloader.collate_fn)
 
         def _setup(self) -> None:
             # Reward workers get the config inside super()._setup() and need the number of scorers.
@@ -206,16 +211,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             return fetch
 
         def _validate(self) -> dict[str, float]:
-            assert self._scorers is not None
-            # Reward workers can't tell validation's completions; in this mode there are no others meanwhile.
-            alone = self.config.trainer.v1.trainer_mode == "sync"
-            if alone:
-                self._scorers.accept(False)
-            try:
-                metrics: dict[str, float] = super()._validate()
-            finally:
-                if alone:
-                    self._scorers.accept(True)
+            metrics: dict[str, float] = super()._validate()
             self.summary.add(self.global_steps, metrics)
             return metrics
 

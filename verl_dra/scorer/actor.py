@@ -37,20 +37,17 @@ class DiversityScorer:
             self._load()
 
     @ray.method(concurrency_group="submit")
-    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
+    def submit(
+        self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0, skipped: int = 0
+    ) -> None:
         """See `Scorer.submit`."""
-        self._scorer.submit(completions, refused, unsent)
+        self._scorer.submit(completions, refused, unsent, skipped)
 
     # Who asks does so again by itself: Ray would send a text that ends the process for ever, whoever waits for it.
     @ray.method(concurrency_group="collect", max_task_retries=0)
     def collect(self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float) -> Vectors:
         """See `Scorer.collect`."""
         return self._scorer.collect(sessions, texts, within_s)
-
-    @ray.method(concurrency_group="collect")
-    def accept(self, accepting: bool) -> None:
-        """See `Scorer.accept`."""
-        self._scorer.accept(accepting)
 
     @ray.method(concurrency_group="collect")
     def forget(self, sessions: Sequence[Session]) -> None:

@@ -28,6 +28,7 @@ class _Line:
     sending: asyncio.Task[None] | None = None
     refused: int = 0
     unsent: int = 0
+    skipped: int = 0
 
 
 class ScorerClient:
@@ -59,17 +60,27 @@ class ScorerClient:
             return
         line.waiting.append((session, text))
         line.characters += len(text)
+        self._start(i, line)
+
+    def skip(self, session: Session) -> None:
+        """Count a completion that nobody will ask for. Must be called from a running event loop."""
+        i = replica_of(session, len(self._names))
+        self._lines[i].skipped += 1
+        self._start(i, self._lines[i])
+
+    def _start(self, i: int, line: _Line) -> None:
         if line.sending is None or line.sending.done():
             line.sending = asyncio.get_running_loop().create_task(self._send(i, line))
 
     async def _send(self, i: int, line: _Line) -> None:
-        while line.waiting:
+        while line.waiting or line.skipped:
             batch = _next_batch(line)
-            refused, unsent = line.refused, line.unsent
+            refused, unsent, skipped = line.refused, line.unsent, line.skipped
+            line.skipped = 0
             try:
                 if line.handle is None:
                     line.handle = ray.get_actor(self._names[i])
-                await line.handle.submit.remote(batch, refused, unsent)
+                await line.handle.submit.remote(batch, refused, unsent, skipped)
             except Exception as error:  # mostly a RayError, or the ValueError of a name that no actor has
                 line.handle = None
                 line.unsent += len(batch)

@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 _ASK_AGAIN_S = 0.5
 # What a scorer may take beyond the deadline to say what it has.
 _GRACE_S = 2.0
-_ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
 # Before the second try of what the encoder can't embed; four times as long before the third, and so on to the last.
 _PAUSE_S = 1.0
@@ -238,11 +237,6 @@ class ScorerPool:
                 logger.warning("diversity scorer %d gave nothing to show: %s", part.replica, type(error).__name__)
             self._replicas[part.replica].forget.remote(part.sessions)
         return pending.together()
-
-    def accept(self, accepting: bool) -> None:
-        """Tell the scorers to take or to skip what comes; one that is starting again takes all."""
-        replies = [replica.accept.remote(accepting) for replica in self._replicas]
-        ray.wait(replies, num_returns=len(replies), timeout=_ACCEPT_S)
 
     def close(self) -> None:
         """End the actors."""

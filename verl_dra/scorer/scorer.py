@@ -131,7 +131,6 @@ class Scorer:
         self._running: dict[bytes, _Job] = {}
         self._cache: OrderedDict[bytes, _Embedded] = OrderedDict()
         self._taken: OrderedDict[Session, None] = OrderedDict()
-        self._accepting = True
         self._events = Events()
         self._told = Events()
         self._trouble = ""
@@ -149,7 +148,9 @@ class Scorer:
         self._results = threading.Condition(self._lock)
         threading.Thread(target=self._embed_or_end, daemon=True, name="dra-embed").start()
 
-    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
+    def submit(
+        self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0, skipped: int = 0
+    ) -> None:
         """Take finished completions, waiting while the queue is full: who has not been answered holds back the next.
 
         A session that comes again with another text replaces the earlier one.
@@ -158,15 +159,14 @@ class Scorer:
             completions: sessions and their texts.
             refused: completions that the sender kept back since it last sent some, because it was not answered.
             unsent: those that it could not send.
+            skipped: those of validation, which it does not send.
         """
         with self._lock:
-            self._events += Events(refused=refused, unsent=unsent)
+            self._events += Events(refused=refused, unsent=unsent, skipped=skipped)
             for session, text in completions:
                 self._room.wait_for(partial(self._has_room_for, session))
                 self._events += Events(submitted=1)
-                if not self._accepting:
-                    self._events += Events(skipped=1)
-                elif session in self._taken:
+                if session in self._taken:
                     self._events += Events(late=1)
                 else:
                     self._take(session, text, urgent=False)
@@ -228,12 +228,6 @@ class Scorer:
             events=events,
         )
 
-    def accept(self, accepting: bool) -> None:
-        """Whether completions that are submitted from now on are taken or skipped."""
-        with self._lock:
-            self._accepting = accepting
-            self._room.notify_all()
-
     def forget(self, sessions: Iterable[Session]) -> None:
         """Drop sessions that nobody will ask for; what comes of them later is late."""
         with self._lock:
@@ -250,7 +244,7 @@ class Scorer:
 
     def _has_room_for(self, session: Session) -> bool:
         """Whether a completion need not wait: there is room, or it will not be taken."""
-        if not self._accepting or session in self._taken:
+        if session in self._taken:
             return True
         return len(self._queue) < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
 
