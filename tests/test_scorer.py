@@ -681,6 +681,7 @@ def test_an_encoder_gets_about_a_second_of_work_at_a_time(
     assert (collected_at_once.index >= 0).all()
     assert encoder.slices[0] <= 2**14
     assert least <= max(encoder.slices) <= most
+    assert collected_at_once.busy_s == pytest.approx(encoder.now)
 
 
 def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -20,6 +21,7 @@ from verl_dra.algorithm import NegativeRewards, SMIFunction, darling_weights, di
 from verl_dra.config import DRAConfig
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
+from verl_dra.load import Load
 from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.record import Recorder, trackers
 from verl_dra.recording import FetchedGroup, fetched_groups
@@ -57,6 +59,8 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._only_shown = self._dra.weight == "unlikeliness"
             self._pending: tuple[Rows, PendingVectors | None] | None = None
             self._knows_unknown = False
+            self._last_at = time.monotonic()
+            self._behind: bool | None = None
             self._counts: Counter[str] = Counter()
             self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
             self._recorded_step: int | None = None
@@ -87,6 +91,8 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
         def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
             self._counts.clear()
+            if self._behind is None:
+                self._last_at = time.monotonic()
             batch = super().step(metrics, timing_raw)
             metrics.update(self._counts)
             return batch
@@ -117,12 +123,14 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             rows, pending = self._pending
             self._pending = None
             sampled = self._sampled(rows)
+            asked_at = time.monotonic()
             with marked_timer("dra_wait", self.timing_raw):
                 if pending is None:
                     came = self._scorers.take(rows.names)
                 else:
                     came = self._scorers.wait(pending, self._fetch_from(batch, rows))
                 scores = step_scores(came.vectors, came.index, rows.group, self._smi)
+            load = self._measured(came, time.monotonic() - asked_at)
             # Where SMI is only shown, a group without it is adjusted all the same.
             scored = torch.ones_like(scores.scored) if self._only_shown else scores.scored
             step = Step(
@@ -136,7 +144,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             )
             with estimating(step):
                 batch = super()._compute_advantage(batch, metrics)
-            of_step = step_metrics(step, scores, came)
+            of_step = step_metrics(step, scores, came) | load.metrics()
             self._warn_of_unknown(came)
             self._counts.update({name: of_step[name] for name in COUNTS})
             metrics.update(of_step)
@@ -148,6 +156,17 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
                 self._counts.update(counts)
                 metrics.update(counts)
             return batch
+
+        def _measured(self, came: StepVectors, wait_s: float) -> Load:
+            """The scorers' work since the step before; said after the first, and when they fall behind or catch up."""
+            assert self._scorers is not None
+            now = time.monotonic()
+            step_s, self._last_at = now - self._last_at, now
+            load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
+            if load.behind != self._behind:
+                self._behind = load.behind
+                say(load.line())
+            return load
 
         def _warn_of_unknown(self, came: StepVectors) -> None:
             """Say once, at the first step, that the encoder does not know the language or script."""

@@ -83,5 +83,7 @@ class Vectors:
     """Whether the encoder fails on a plain word as well, or does not come back from a call."""
     stalled_s: float = field(default=0.0, compare=False)
     """Seconds since the scorer last embedded a text, whichever."""
+    busy_s: float = field(default=0.0, compare=False)
+    """Seconds that the encoder worked since the scorer's last answer."""
     events: Events = field(default_factory=Events)
     """What happened since the scorer's last answer."""

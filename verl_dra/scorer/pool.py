@@ -70,6 +70,10 @@ class StepVectors:
     unknown_tokens: int = 0
     cached: int = 0
     replaced: int = 0
+    busy_s: float = 0.0
+    """Seconds that the scorers' encoders worked, all together."""
+    tokens_per_s: float = 0.0
+    """What all scorers embed together while they work."""
     events: Events = field(default_factory=Events)
 
 
@@ -124,8 +128,12 @@ class PendingVectors:
         vectors, index = put_together(self.sessions, self.answers)
         step = StepVectors(vectors, index, missing_rows=len(self.fetched), fallbacks=self.fallbacks)
         for _, _, answer in self.answers:
-            for name in ("tokens", "truncated_tokens", "unknown_tokens", "cached", "replaced", "events"):
+            for name in ("tokens", "truncated_tokens", "unknown_tokens", "cached", "replaced", "busy_s", "events"):
                 setattr(step, name, getattr(step, name) + getattr(answer, name))
+        for replica in {replica for replica, _, _ in self.answers}:
+            answers = [answer for of, _, answer in self.answers if of == replica]
+            busy_s = sum(answer.busy_s for answer in answers)
+            step.tokens_per_s += sum(answer.events.tokens for answer in answers) / busy_s if busy_s else 0.0
         return step
 
 

@@ -139,6 +139,7 @@ class Scorer:
         self._broken = False
         self._done = 0
         self._rate: float | None = None
+        self._busy_s = self._told_busy_s = 0.0
         self._progress_at = -math.inf
         self._dimension: int | None = None
         self._call_began: float | None = None
@@ -204,6 +205,7 @@ class Scorer:
             broken = self._broken if failed else bool(waiting) and self._is_hung()
             error = next(iter(failed.values()), "") or self._trouble
             events, self._told = self._events - self._told, self._events
+            busy_s, self._told_busy_s = self._busy_s - self._told_busy_s, self._busy_s
             self._forget(there)
         embedded = {row.digest: row.result for row in there.values() if isinstance(row.result, _Embedded)}
         place = {digest: at for at, digest in enumerate(embedded)}
@@ -225,6 +227,7 @@ class Scorer:
             error=error or (f"{len(waiting)} texts are not embedded yet" if waiting else ""),
             broken=broken,
             stalled_s=time.monotonic() - self._progress_at,
+            busy_s=busy_s,
             events=events,
         )
 
@@ -376,6 +379,7 @@ class Scorer:
                 return
         else:
             seconds = time.perf_counter() - start
+            self._busy_s += seconds
             tokens = int(encoded.tokens.sum())
             rate = sum(job.size for job in jobs) / max(seconds, 1e-6)
             self._rate = rate if self._rate is None else self._rate + _NEW_RATE_SHARE * (rate - self._rate)
