@@ -19,6 +19,7 @@ from verl.utils.debug import marked_timer
 
 from verl_dra.algorithm import NegativeRewards, SMIFunction, darling_weights, diversity_weights, unlikeliness_weights
 from verl_dra.config import DRAConfig
+from verl_dra.config.streaming import why_not_streamed
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
 from verl_dra.load import Load
@@ -87,6 +88,11 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             dra = self._dra
             scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool)
             say(f"diversity scorers: {scorers.describe()}")
+            if why := why_not_streamed(self.config):
+                say(
+                    "completions are embedded after the generation and not during it, so that steps wait for scores "
+                    f"({why})"
+                )
             return scorers
 
         def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
