@@ -67,6 +67,17 @@ class SlowEncoder(NgramEncoder):
         return super().encode(texts)
 
 
+class ThreadsEncoder(NgramEncoder):
+    """Writes the number of torch's threads where it embeds into `.threads` beside `config.model`."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self._file = Path(config.model).with_suffix(".threads")
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self._file.write_text(str(torch.get_num_threads()))
+        return super().encode(texts)
+
+
 class SlowToLoadEncoder(NgramEncoder):
     """Is loaded once the file `config.model` is there; a process that begins to adds a line to `.loads` beside it."""
 
@@ -180,8 +191,8 @@ class ConfiguredEncoder(NgramEncoder):
 class NoisyEncoder:
     """The noise of a half-precision encoder, larger: equal texts get vectors that differ from call to call."""
 
-    def __init__(self) -> None:
-        self._calls = 0
+    def __init__(self, seed: int = 0) -> None:
+        self._calls = seed
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         self._calls += 1

@@ -29,7 +29,8 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         namespace=uuid.uuid4().hex,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}},
+        # Many sites export OMP_NUM_THREADS=1.
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}},
         **{"object_store_memory": 100 * 2**20, **options},
     )
     try:

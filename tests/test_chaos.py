@@ -23,7 +23,8 @@ from verl_dra.rows import Rows
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import ScorerPool, StepScores
+from verl_dra.scorer.pool import ScorerPool, StepVectors
+from verl_dra.scorer.scores import step_scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -45,9 +46,9 @@ class Run:
     def __init__(self, max_rows: int) -> None:
         name = f"scorer_{uuid.uuid4().hex[:8]}"
         config = ScorerConfig(name=name, num_replicas=REPLICAS, max_rows=max_rows, deadline_s=300)
-        self.pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
+        self.pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
         self.client = ScorerClient(name, REPLICAS)
-        self.scores: list[StepScores] = []
+        self.came: list[StepVectors] = []
 
     def submit(self, texts: list[tuple[Session, str]], wait: bool) -> None:
         async def submit() -> None:
@@ -63,11 +64,11 @@ class Run:
     def advantages(self, texts: Texts, rewards: torch.Tensor) -> torch.Tensor:
         """[N], of a step whose scores are taken."""
         pending = self.pool.request(list(texts))
-        scores = self.pool.wait(pending, lambda sessions: {s: texts[s] for s in sessions})
-        self.scores.append(scores)
+        came = self.pool.wait(pending, lambda sessions: {s: texts[s] for s in sessions})
+        self.came.append(came)
         rows = Rows.of([f"{s.uid}_{s.session_id}_0" for s in texts], [False] * len(texts))
-        smi = torch.from_numpy(scores.smi)
-        step = Step(rows, smi, diversity_weights(smi), torch.from_numpy(scores.scored), "grpo", "paper")
+        scores = step_scores(came.vectors, came.index, rows.group, graph_cut_smi)
+        step = Step(rows, scores.smi, diversity_weights(scores.smi), scores.scored, "grpo", "paper")
         config = OmegaConf.create({"gamma": 1.0, "lam": 1.0})
         uids = np.array([s.uid for s in texts], dtype=object)
         with estimating(step):
@@ -117,10 +118,10 @@ def test_every_advantage_is_that_of_the_undisturbed_run(cluster: None) -> None:
             killer.join()
         earlier = list(texts.items())
 
-    events = sum((scores.events for scores in disturbed.scores), Events())
+    events = sum((came.events for came in disturbed.came), Events())
     assert events.late > STEPS
     assert events.evicted > STEPS
-    assert sum(scores.missing_rows for scores in disturbed.scores) > events.evicted
-    assert sum(scores.missing_rows for scores in calm.scores) == 0
+    assert sum(came.missing_rows for came in disturbed.came) > events.evicted
+    assert sum(came.missing_rows for came in calm.came) == 0
     calm.pool.close()
     disturbed.pool.close()

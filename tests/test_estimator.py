@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl import DataProto
-from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController
+from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController, register_adv_est
 from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
@@ -174,14 +174,14 @@ def test_a_base_estimator_that_fails_on_raw_rewards_alone_ends_nothing(
 ) -> None:
     calls = []
 
-    def second_time_only(*arguments: Any) -> Any:
+    def first_time_only(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 1:
+        if len(calls) == 2:
             raise ZeroDivisionError("raw")
         return original(*arguments)
 
     original = estimator._base
-    monkeypatch.setattr(estimator, "_base", second_time_only)
+    monkeypatch.setattr(estimator, "_base", first_time_only)
     batch = make_batch()
     smi = torch.tensor([batch.smi[name] for name in batch.rows.names])
     step = Step(batch.rows, smi, diversity_weights(smi), torch.ones(len(smi)).bool(), "grpo", "paper", compare=True)
@@ -191,6 +191,24 @@ def test_a_base_estimator_that_fails_on_raw_rewards_alone_ends_nothing(
     assert step.advantage_without is None
     assert step.compare_s > 0
     assert "grpo has no advantages of the raw rewards: ZeroDivisionError('raw')" in caplog.text
+
+
+def test_an_estimator_of_the_user_s_own_is_called_once_a_step_and_not_for_the_record() -> None:
+    """One with a state, such as a running mean, would train differently with records than without."""
+    seen: list[torch.Tensor] = []
+
+    @register_adv_est("counting")
+    def counting(token_level_rewards: torch.Tensor, response_mask: torch.Tensor, **_: Any) -> Any:
+        seen.append(token_level_rewards)
+        return (len(seen) * token_level_rewards,) * 2
+
+    batch = make_batch()
+    smi = torch.tensor([batch.smi[name] for name in batch.rows.names])
+    step = Step(batch.rows, smi, diversity_weights(smi), torch.ones(len(smi)).bool(), "counting", "paper", compare=True)
+    with estimating(step):
+        verl_advantages(batch, "dra")
+    assert len(seen) == 1
+    assert step.advantage_without is None
 
 
 def verl_advantages_padding_apart(batch: Batch, name: str, rewards: torch.Tensor, **settings: Any) -> DataProto:

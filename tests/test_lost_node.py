@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 import ray
+import torch
 from processes import alive
 from ray.cluster_utils import Cluster
 
@@ -21,6 +22,7 @@ from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig, replica_count
 from verl_dra.scorer.pool import ScorerPool, replica_of
+from verl_dra.scorer.scores import step_scores
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,7 @@ def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> Non
     config = ScorerConfig(name="scorer", deadline_s=300)
     config.num_replicas = replica_count(config, trainer_nodes=2)
     assert config.num_replicas == 2
-    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
     client = ScorerClient("scorer", 2)
     texts = {Session(f"{g}", i): f"way {(g * i) % 3}" for g in range(12) for i in range(4)}
 
@@ -55,11 +57,12 @@ def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> Non
     cluster.remove_node(other, allow_graceful=False)
     while all(map(alive, pids)):
         pass
-    scores = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+    came = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
     vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
     group = np.unique([session.uid for session in texts], return_inverse=True)[1]
+    scores = step_scores(came.vectors, came.index, torch.from_numpy(group), graph_cut_smi)
     np.testing.assert_allclose(scores.smi, oracles.graph_cut_smi(vectors, group), atol=1e-5)
-    per_replica = np.bincount([replica_of(session.uid, 2) for session in texts])
-    assert scores.missing_rows in per_replica
-    assert scores.fallbacks >= 1
+    per_replica = np.bincount([replica_of(session, 2) for session in texts])
+    assert came.missing_rows in per_replica
+    assert came.fallbacks >= 1
     pool.close()

@@ -16,11 +16,14 @@ from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
 from verl_dra import recording
+from verl_dra.algorithm import graph_cut_smi
 from verl_dra.config import DRAConfig
 from verl_dra.estimator import Step
+from verl_dra.metrics import step_metrics
 from verl_dra.record import RecordConfig, Recorder
 from verl_dra.rows import Rows
-from verl_dra.scorer.pool import StepScores
+from verl_dra.scorer.pool import StepVectors
+from verl_dra.scorer.scores import step_scores
 from verl_dra.trainer import with_dra
 
 GROUPS, SIZE = 6, 2
@@ -67,7 +70,9 @@ def step(advantage_without: torch.Tensor | None) -> Step:
     return made
 
 
-SCORES = StepScores(np.zeros(len(KEYS), np.float32), np.zeros(len(KEYS), bool), np.ones(len(KEYS), bool))
+SCORES = step_scores(
+    np.eye(len(KEYS), dtype=np.float32), np.arange(len(KEYS)), Rows.of(KEYS, [False] * len(KEYS)).group, graph_cut_smi
+)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,34 @@ def test_trackers_get_short_texts_and_files_long_ones(
     (first, *_) = (tmp_path / "1.jsonl").read_text().splitlines()
     assert json.loads(first)["completions"][0]["text"] == "x" * 1000
     assert "500 characters left out" in trainer.logger.logger["tensorboard"].shown
+
+
+def test_metrics_of_a_step_with_a_group_that_is_not_scored() -> None:
+    made = step(None)
+    index = np.arange(len(KEYS))
+    index[0] = -1
+    scores = step_scores(np.eye(len(KEYS), dtype=np.float32), index, made.rows.group, graph_cut_smi)
+    made.scored = scores.scored
+    came = StepVectors(np.eye(len(KEYS), dtype=np.float32), index, tokens=200, unknown_tokens=50, cached=3)
+    metrics = step_metrics(made, scores, came)
+    assert metrics["dra/unadjusted_groups"] == 1
+    assert metrics["dra/unknown_tokens_frac"] == 0.25
+    assert metrics["dra/cached_frac"] == 0.25
+    assert metrics["dra/effective_paths"] == pytest.approx(2)
+    assert metrics["dra/smi/mean"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_encoder_that_does_not_know_the_tokens_is_said_once(trainer: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    known, unknown = (StepVectors(np.zeros((0, 0)), np.zeros(0), tokens=100, unknown_tokens=n) for n in (20, 62))
+    trainer._knows_unknown = False
+    trainer._warn_of_unknown(unknown)
+    trainer._warn_of_unknown(unknown)
+    said = capfd.readouterr().out
+    assert said.count("the encoder does not know 62% of the tokens") == 1
+    assert "set dra.embedding.model" in said
+    trainer._knows_unknown = False
+    trainer._warn_of_unknown(known)
+    assert "does not know" not in capfd.readouterr().out
 
 
 def test_what_can_t_be_fetched_ends_nothing(

@@ -18,6 +18,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.reward_manager import DRARewardManager, base_reward_manager
 from verl_dra.scorer.messages import Session
+from verl_dra.validation import Marking
 
 TOKENIZER = byte_tokenizer()
 OWN_MANAGER = '''
@@ -47,13 +48,18 @@ class Recorder:
     """In place of the client: keeps what is submitted, in the order it came."""
 
     submitted: list[tuple[Session, str]]
+    skipped: list[Session]
 
     def __init__(self, name: str, replicas: int) -> None:
         self.asked = (name, replicas)
         Recorder.submitted = []
+        Recorder.skipped = []
 
     def submit(self, session: Session, text: str) -> None:
         Recorder.submitted.append((session, text))
+
+    def skip(self, session: Session) -> None:
+        Recorder.skipped.append(session)
 
 
 @pytest.fixture
@@ -188,6 +194,16 @@ def test_a_row_without_its_name_is_rewarded_and_not_submitted(recorded: type[Rec
     assert recorded.submitted == []
 
 
+def test_validation_is_rewarded_and_not_submitted_in_any_trainer_mode(recorded: type[Recorder]) -> None:
+    rows = Marking(lambda rows: {"prompt": np.array([row["prompt"] for row in rows])})([{"prompt": "What is 6 x 7?"}])
+    data = trajectory(TOKENIZER, [("What is 6 x 7?", "42")])
+    expected = rewarded("naive", data, wrapped=False)
+    # As veRL's agent loop passes on each column of a prompt's row.
+    data.non_tensor_batch |= {name: np.array([column[0]]) for name, column in rows.items()}
+    assert rewarded("naive", data) == expected
+    assert (recorded.submitted, recorded.skipped) == ([], [Session("a", 0)])
+
+
 def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: type[Recorder]) -> None:
     async def run() -> None:
         seen = asyncio.Event()
@@ -212,7 +228,7 @@ def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: 
 def test_a_reward_waits_neither_for_a_busy_scorer_nor_for_an_absent_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 
-    def never(completions: Any, refused: int, unsent: int) -> Any:
+    def never(completions: Any, refused: int, unsent: int, skipped: int) -> Any:
         sent.append(completions)
         return asyncio.get_running_loop().create_future()
 

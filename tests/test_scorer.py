@@ -18,11 +18,12 @@ from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_dra.algorithm import SMI_FUNCTIONS, graph_cut_smi
+from verl_dra.algorithm import SMI_FUNCTIONS
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
-from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session
+from verl_dra.scorer.messages import Events, Session, Vectors
 from verl_dra.scorer.scorer import HUNG_S, Scorer
+from verl_dra.scorer.scores import StepScores, put_together, step_scores
 
 Texts = dict[Session, str]
 LONG = 60.0
@@ -48,19 +49,32 @@ def group(uid: str, *texts: str) -> Texts:
 TEXTS = group("a", "add both sides", "add both sides", "draw a graph") | group("b", "guess", "check the units")
 
 
-def collected(scorer: Scorer, texts: Texts) -> Scores:
+def collected(scorer: Scorer, texts: Texts) -> Vectors:
+    """All of them."""
     answer = scorer.collect(list(texts), {}, LONG)
-    assert isinstance(answer, Scores)
+    assert (answer.index >= 0).all(), answer
     return answer
 
 
 def embed(scorer: Scorer, *texts: str) -> None:
     """Wait until the scorer has embedded texts that it was given; it forgets nothing of them."""
     same = group("same", *texts)
-    assert isinstance(scorer.collect(list(same), same, LONG), Scores)
+    assert (scorer.collect(list(same), same, LONG).index >= 0).all()
 
 
-def assert_right(scores: Scores, texts: Texts, smi: str = "graph_cut") -> None:
+def scores_of(texts: Texts, *answers: Vectors, smi: str = "graph_cut") -> StepScores:
+    """The scores of `texts` by answers, each to a request for what those before it left."""
+    rows, parts = np.arange(len(texts)), []
+    for answer in answers:
+        parts.append((0, rows, answer))
+        rows = rows[answer.index < 0]
+    ids = np.unique([session.uid for session in texts], return_inverse=True)[1]
+    return step_scores(*put_together(len(texts), parts), torch.from_numpy(ids), SMI_FUNCTIONS[smi])
+
+
+def assert_right(texts: Texts, *answers: Vectors, smi: str = "graph_cut") -> None:
+    scores = scores_of(texts, *answers, smi=smi)
+    assert scores.scored.all()
     vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
     ids = np.unique([session.uid for session in texts], return_inverse=True)[1]
     oracle = {"graph_cut": oracles.graph_cut_smi, "log_det": oracles.log_det_smi}[smi]
@@ -68,29 +82,33 @@ def assert_right(scores: Scores, texts: Texts, smi: str = "graph_cut") -> None:
     np.testing.assert_allclose(scores.effective_paths, oracles.effective_paths(vectors, ids), rtol=1e-6)
 
 
+def failure(answer: Vectors) -> tuple[list[Session], list[Session], str, bool]:
+    """Who failed, who waits still, why, and whether the encoder is broken; nobody is missing."""
+    assert not answer.missing
+    return answer.failed, answer.waiting, answer.error, answer.broken
+
+
 @pytest.mark.parametrize("smi", ["graph_cut", "log_det"])
 def test_scores_are_the_brute_force_values_in_the_order_asked(smi: str) -> None:
-    scorer = Scorer(NgramEncoder(), SMI_FUNCTIONS[smi], max_rows=100)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     scorer.submit(TEXTS.items())
     asked = {session: TEXTS[session] for session in sorted(TEXTS, key=lambda s: (s.session_id, s.uid))}
-    scores = collected(scorer, asked)
-    assert_right(scores, asked, smi)
+    answer = collected(scorer, asked)
+    assert_right(asked, answer, smi=smi)
+    scores = scores_of(asked, answer)
     assert scores.duplicate.tolist() == [s in (("a", 0), ("a", 1)) for s in asked]
-    assert scores.smi.dtype == np.float32
+    assert scores.smi.dtype == torch.float32
 
 
-@pytest.mark.parametrize("uid", ["a", "b"])
-def test_similarities_of_the_groups_that_are_asked_for(uid: str) -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+def test_an_answer_has_one_vector_for_each_different_text() -> None:
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     scorer.submit(TEXTS.items())
-    asked = sorted(TEXTS, key=lambda s: (-s.session_id, s.uid))
-    scores = scorer.collect(asked, {}, LONG, show=[uid, "nobody"])
-    assert isinstance(scores, Scores)
-    assert list(scores.shown) == [uid]
-    rows = [row for row, session in enumerate(asked) if session.uid == uid]
-    vectors = NgramEncoder().encode([TEXTS[asked[row]] for row in rows]).vectors.double().numpy()
-    np.testing.assert_allclose(scores.shown[uid].similarity, vectors @ vectors.T, atol=1e-6)
-    assert scores.shown[uid].effective_paths == scores.effective_paths["ab".index(uid)]
+    answer = collected(scorer, TEXTS)
+    assert answer.vectors.shape == (4, 512)
+    assert answer.vectors.dtype == np.float32
+    assert len(set(answer.digests)) == 4
+    expected = NgramEncoder().encode(list(TEXTS.values())).vectors
+    np.testing.assert_allclose(answer.vectors[answer.index], expected, atol=1e-7)
 
 
 @settings(max_examples=20)
@@ -100,17 +118,17 @@ def test_similarities_of_the_groups_that_are_asked_for(uid: str) -> None:
 )
 def test_neither_arrival_order_nor_batches_change_the_scores(names, random) -> None:
     texts = {Session(*name): random.choice(["x = 1", "x = 2", "no idea", "", "x = 1, so y = 2"]) for name in names}
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     arriving = list(texts.items())
     random.shuffle(arriving)
     cut = random.randrange(len(arriving) + 1)
     scorer.submit(arriving[:cut])
     scorer.submit(arriving[cut:])
-    assert_right(collected(scorer, texts), texts)
+    assert_right(texts, collected(scorer, texts))
 
 
 def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     for item in TEXTS.items():
         scorer.submit([item])
     assert gated.started.wait(60)
@@ -118,18 +136,18 @@ def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder) -> None:
 
 
 def test_collecting_waits_for_texts_that_are_being_embedded(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     scorer.submit(group("a", "add both sides").items())
     assert gated.started.wait(60)
     scorer.submit(TEXTS.items())
     answer = thread.submit(collected, scorer, TEXTS)
     assert not answer.done()
     gated.gate.set()
-    assert_right(answer.result(60), TEXTS)
+    assert_right(TEXTS, answer.result(60))
 
 
 def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     first, second = ({s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab")
     gated.gate.set()
     scorer.submit(first.items())
@@ -138,97 +156,114 @@ def test_a_group_waits_for_no_other_group(gated: GatedEncoder, thread: ThreadPoo
     gated.started.clear()
     scorer.submit(second.items())
     assert gated.started.wait(60)
-    assert_right(thread.submit(collected, scorer, first).result(60), first)
+    assert_right(first, thread.submit(collected, scorer, first).result(60))
     gated.gate.set()
-    assert_right(collected(scorer, second), second)
+    assert_right(second, collected(scorer, second))
 
 
 def test_what_is_missing_is_named_and_then_sent_as_text() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     arrived = {s: t for s, t in TEXTS.items() if s.session_id == 0}
     scorer.submit(arrived.items())
-    missing = scorer.collect(list(TEXTS), {}, LONG)
-    assert missing == Missing([s for s in TEXTS if s.session_id > 0])
-    scores = scorer.collect(list(TEXTS), {s: TEXTS[s] for s in missing.sessions}, LONG)
-    assert isinstance(scores, Scores)
-    assert_right(scores, TEXTS)
-    assert scores.tokens == sum(map(len, TEXTS.values()))
+    embed(scorer, *arrived.values())
+    first = scorer.collect(list(TEXTS), {}, LONG)
+    assert first.missing == [s for s in TEXTS if s.session_id > 0]
+    assert [s for s, at in zip(TEXTS, first.index, strict=True) if at >= 0] == list(arrived)
+    second = scorer.collect(first.missing, {s: TEXTS[s] for s in first.missing}, LONG)
+    assert_right(TEXTS, first, second)
+    assert first.tokens + second.tokens == sum(map(len, TEXTS.values()))
 
 
 def test_what_is_missing_is_named_while_the_rest_is_still_being_embedded(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     arrived = {s: t for s, t in TEXTS.items() if s.session_id == 0}
     scorer.submit(arrived.items())
     assert gated.started.wait(60)
-    assert scorer.collect(list(TEXTS), {}, LONG) == Missing([s for s in TEXTS if s.session_id > 0])
+    answer = scorer.collect(list(TEXTS), {}, LONG)
+    assert answer.missing == [s for s in TEXTS if s.session_id > 0]
+    assert answer.waiting == list(arrived)
     assert not gated.gate.is_set()
+
+
+def test_what_is_there_is_given_when_time_is_up(gated: GatedEncoder) -> None:
+    scorer = Scorer(gated, max_rows=100)
+    first, second = ({s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab")
+    gated.gate.set()
+    scorer.submit(first.items())
+    embed(scorer, *first.values())
+    gated.gate.clear()
+    scorer.submit(second.items())
+    answer = scorer.collect(list(TEXTS), {}, 0.05)
+    assert (answer.missing, answer.waiting) == ([], list(second))
+    assert scores_of(TEXTS, answer).scored.tolist() == [s in first for s in TEXTS]
+    gated.gate.set()
+    assert_right(TEXTS, answer, collected(scorer, second))
 
 
 def test_a_text_that_arrives_after_it_was_missed_is_not_embedded_again() -> None:
     encoder = GatedEncoder()
     encoder.gate.set()
-    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
-    assert isinstance(scorer.collect(list(TEXTS), {}, LONG), Missing)
+    scorer = Scorer(encoder, max_rows=100)
+    assert scorer.collect(list(TEXTS), {}, LONG).missing == list(TEXTS)
     scorer.submit(TEXTS.items())
-    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
-    assert isinstance(scores, Scores)
-    assert_right(scores, TEXTS)
+    assert_right(TEXTS, scorer.collect(list(TEXTS), TEXTS, LONG))
     assert sum(map(len, encoder.batches)) == len(set(TEXTS.values()))
 
 
-def test_scores_are_taken_once() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+def test_vectors_are_taken_once() -> None:
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     scorer.submit(TEXTS.items())
     first = {s: t for s, t in TEXTS.items() if s.uid == "a"}
-    assert_right(collected(scorer, first), first)
-    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(list(first))
+    assert_right(first, collected(scorer, first))
     second = {s: t for s, t in TEXTS.items() if s.uid == "b"}
-    assert_right(collected(scorer, second), second)
+    embed(scorer, *second.values())
+    answer = scorer.collect(list(TEXTS), {}, LONG)
+    assert answer.missing == list(first)
+    assert_right(second, replace(answer, index=answer.index[len(first) :]))
 
 
 def test_a_session_that_comes_again_replaces_the_earlier_one(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     old, new = group("a", "the old one", "a sibling"), group("a", "another text", "a sibling")
     gated.gate.set()
     scorer.submit(old.items())
     scorer.submit(new.items())
-    assert_right(collected(scorer, new), new)
+    assert_right(new, collected(scorer, new))
 
 
 def test_a_session_that_comes_again_while_it_is_embedded_replaces_it(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     old, new = group("a", "the old one", "a sibling"), group("a", "another text", "a sibling")
     scorer.submit(old.items())
     assert gated.started.wait(60)
     scorer.submit(list(new.items())[:1])
     gated.gate.set()
-    assert_right(collected(scorer, new), new)
+    assert_right(new, collected(scorer, new))
     assert sum(batch.count("another text") for batch in gated.batches) == 1
 
 
 def test_a_replaced_text_is_never_scored_even_where_the_new_one_fails(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     old = group("a", "the old one", "a sibling")
     scorer.submit(old.items())
     assert gated.started.wait(60)
     scorer.submit([(Session("a", 0), POISON)])
     gated.gate.set()
-    assert scorer.collect(list(old), {}, LONG) == Missing([Session("a", 0)])
+    assert scorer.collect(list(old), {}, LONG).missing == [Session("a", 0)]
 
 
 def test_the_oldest_are_evicted_and_counted() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=3)
+    scorer = Scorer(NgramEncoder(), max_rows=3)
     scorer.submit(TEXTS.items())
-    first = list(TEXTS)[:2]
-    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(first)
-    scores = scorer.collect(list(TEXTS), {s: TEXTS[s] for s in first}, LONG)
-    assert isinstance(scores, Scores)
-    assert_right(scores, TEXTS)
-    assert scores.events.evicted == 2
+    first = scorer.collect(list(TEXTS), {}, LONG)
+    assert first.missing == list(TEXTS)[:2]
+    rest = [s for s, at in zip(TEXTS, first.index, strict=True) if at < 0]
+    assert_right(TEXTS, first, scorer.collect(rest, TEXTS, LONG))
+    assert first.events.evicted == 2
 
 
 def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=3)
+    scorer = Scorer(gated, max_rows=3)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     scorer.submit(group("a", "evicted", "kept", "kept too", "kept as well").items())
@@ -244,7 +279,7 @@ def test_an_evicted_text_is_not_embedded(gated: GatedEncoder) -> None:
 def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
     gated: GatedEncoder, thread: ThreadPoolExecutor, limits: dict[str, int]
 ) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100, **limits)
+    scorer = Scorer(gated, max_rows=100, **limits)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     texts = group("a", "one", "two", "three")
@@ -255,49 +290,48 @@ def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
     waiting = thread.submit(scorer.collect, list(texts), texts, LONG)
     assert not answer.done()
     gated.gate.set()
-    scores = waiting.result(60)
-    assert isinstance(scores, Scores)
-    assert_right(scores, texts)
+    assert_right(texts, waiting.result(60))
     answer.result(60)
 
 
 def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
-    scorer.submit(TEXTS.items(), refused=3, unsent=2)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
+    scorer.submit(TEXTS.items(), refused=3, unsent=2, skipped=4)
     first = collected(scorer, TEXTS).events
-    assert (first.submitted, first.refused, first.unsent) == (5, 3, 2)
+    assert (first.submitted, first.refused, first.unsent, first.skipped) == (5, 3, 2, 4)
     scorer.submit(TEXTS.items())
-    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(list(TEXTS))
-    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
-    assert isinstance(scores, Scores)
-    assert (scores.events.submitted, scores.events.refused, scores.events.late) == (5, 0, 5)
+    answer = scorer.collect(list(TEXTS), {}, LONG)
+    assert answer.missing == list(TEXTS)
+    assert (answer.events.submitted, answer.events.refused, answer.events.late) == (5, 0, 5)
+    again = scorer.collect(list(TEXTS), {}, LONG).events
+    assert (again.submitted, again.refused, again.late) == (0, 0, 0)
 
 
 def test_groups_larger_than_what_is_kept_are_scored_all_the_same() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=1)
+    scorer = Scorer(NgramEncoder(), max_rows=1)
     scorer.submit(TEXTS.items())
-    missing = scorer.collect(list(TEXTS), {}, LONG)
-    assert isinstance(missing, Missing)
-    scores = scorer.collect(list(TEXTS), TEXTS, LONG)
-    assert isinstance(scores, Scores)
-    assert_right(scores, TEXTS)
+    first = scorer.collect(list(TEXTS), {}, LONG)
+    assert len(first.missing) >= 4
+    rest = [s for s, at in zip(TEXTS, first.index, strict=True) if at < 0]
+    assert_right(TEXTS, first, scorer.collect(rest, TEXTS, LONG))
 
 
 def test_a_text_that_cannot_be_embedded_fails_alone(gated: GatedEncoder, caplog: pytest.LogCaptureFixture) -> None:
     gated.gate.set()
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     bad = TEXTS | group("c", POISON, "fine")
     poisoned = Session("c", 0)
     scorer.submit(bad.items())
-    assert scorer.collect(list(bad), {}, LONG) == Missing([poisoned])
+    first = scorer.collect(list(bad), {}, LONG)
+    assert first.missing == [poisoned]
+    assert (first.index >= 0).sum() == len(bad) - 1
     assert "can't be embedded" in caplog.text
-    failed = scorer.collect(list(bad), {poisoned: POISON}, LONG)
-    assert failed == Failed([poisoned], f"RuntimeError: {POISON} can't be embedded", timed_out=False)
-    good = bad | {poisoned: "better"}
+    second = scorer.collect([poisoned], {poisoned: POISON}, LONG)
+    assert failure(second) == ([poisoned], [], f"RuntimeError: {POISON} can't be embedded", False)
     scorer.submit([(poisoned, "better")])
-    scores = collected(scorer, good)
-    assert_right(scores, good)
-    assert scores.events.failed == 2
+    third = collected(scorer, {poisoned: "better"})
+    assert_right(bad | {poisoned: "better"}, first, second, third)
+    assert sum(answer.events.failed for answer in (first, second, third)) == 2
 
 
 def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
@@ -308,11 +342,10 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
             encoded = super().encode(texts)
             return replace(encoded, vectors=encoded.vectors[1:])
 
-    scorer = Scorer(ShortEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(ShortEncoder(), max_rows=100)
     failed = scorer.collect(list(TEXTS), TEXTS, LONG)
-    assert isinstance(failed, Failed)
     assert failed.error == "ValueError: the encoder gave 0 vectors of 1 texts"
-    assert failed.sessions == list(TEXTS)
+    assert failed.failed == list(TEXTS)
 
 
 def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
@@ -327,12 +360,11 @@ def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
             vectors = torch.nn.functional.pad(encoded.vectors, (0, self.dimension - 512))
             return replace(encoded, vectors=vectors)
 
-    scorer = Scorer(GrowingEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(GrowingEncoder(), max_rows=100)
     scorer.submit(TEXTS.items())
-    assert_right(collected(scorer, TEXTS), TEXTS)
+    assert_right(TEXTS, collected(scorer, TEXTS))
     more = group("c", "guess again")
     failed = scorer.collect(list(more), more, LONG)
-    assert isinstance(failed, Failed)
     assert failed.error == "ValueError: the encoder gave vectors of 513 dimensions, and of 512 before"
 
 
@@ -346,9 +378,9 @@ def test_a_vector_that_is_no_number_is_an_error_of_its_session(value: float) -> 
             encoded.vectors[[text == "guess" for text in texts], 3] = value
             return encoded
 
-    scorer = Scorer(HoleEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(HoleEncoder(), max_rows=100)
     failed = scorer.collect(list(TEXTS), TEXTS, LONG)
-    assert failed == Failed([Session("b", 0)], "the encoder gave NaN or infinity", timed_out=False)
+    assert failure(failed) == ([Session("b", 0)], [], "the encoder gave NaN or infinity", False)
 
 
 class AwayEncoder(NgramEncoder):
@@ -366,22 +398,22 @@ class AwayEncoder(NgramEncoder):
 
 def test_an_encoder_that_is_away_for_a_while_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
-    scorer = Scorer(AwayEncoder(5), graph_cut_smi, max_rows=100)
+    scorer = Scorer(AwayEncoder(5), max_rows=100)
     scorer.submit(TEXTS.items())
     scores = collected(scorer, TEXTS)
-    assert_right(scores, TEXTS)
+    assert_right(TEXTS, scores)
     assert (scores.events.unavailable, scores.events.failed) == (5, 0)
 
 
 def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.01, 0.02))
     encoder = AwayEncoder(10**9)
-    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
+    scorer = Scorer(encoder, max_rows=100)
     scorer.submit(TEXTS.items())
     failed = scorer.collect(list(TEXTS), {}, 0.1)
-    assert failed == Failed(list(TEXTS), "nobody answers at embed.example", timed_out=True)
+    assert failure(failed) == ([], list(TEXTS), "nobody answers at embed.example", False)
     encoder.left = 0
-    assert_right(collected(scorer, TEXTS), TEXTS)
+    assert_right(TEXTS, collected(scorer, TEXTS))
 
 
 class RefusingEncoder(NgramEncoder):
@@ -400,17 +432,18 @@ class RefusingEncoder(NgramEncoder):
 @pytest.mark.parametrize("place", [0, 7, 15])
 def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
-    scorer = Scorer(RefusingEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(RefusingEncoder(), max_rows=100)
     texts = [f"way {i}" for i in range(16)]
     texts[place] = POISON
     poisoned, others = group("bad", *texts), group("good", "x", "y")
     scorer.submit((poisoned | others).items())
-    assert_right(collected(scorer, others), others)
+    assert_right(others, collected(scorer, others))
     bad = Session("bad", place)
-    assert scorer.collect(list(poisoned), {}, LONG) == Missing([bad])
-    failed = scorer.collect(list(poisoned), {bad: POISON}, 0.2)
-    assert isinstance(failed, Failed)
-    assert failed.sessions == [bad]
+    first = scorer.collect(list(poisoned), {}, LONG)
+    assert first.missing == [bad]
+    assert (first.index >= 0).sum() == 15
+    failed = scorer.collect([bad], {bad: POISON}, 0.2)
+    assert [*failed.failed, *failed.waiting] == [bad]
     assert failed.error == "answered 500: NaN is not JSON"
 
 
@@ -427,16 +460,16 @@ def test_what_nobody_waits_for_any_more_is_not_tried_again(monkeypatch: pytest.M
 
     encoder = GatedAwayEncoder()
     away.set()
-    scorer = Scorer(encoder, graph_cut_smi, max_rows=100)
+    scorer = Scorer(encoder, max_rows=100)
     scorer.submit(TEXTS.items())
     assert encoder.started.wait(60)
     scorer.forget(list(TEXTS))  # while a request is under way
     encoder.gate.set()
     later = group("later", "p", "q")
     scorer.submit(later.items())
-    assert isinstance(scorer.collect(list(later), {}, 0.2), Failed)
+    assert scorer.collect(list(later), {}, 0.2).waiting == list(later)
     away.clear()
-    assert_right(collected(scorer, later), later)
+    assert_right(later, collected(scorer, later))
     assert not [batch for batch in encoder.batches[1:] if set(batch) & set(TEXTS.values())]
 
 
@@ -450,11 +483,11 @@ def test_a_panic_of_native_code_is_a_text_that_cannot_be_embedded() -> None:
                 raise Panic("index out of bounds")
             return super().encode(texts)
 
-    scorer = Scorer(PanickingEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(PanickingEncoder(), max_rows=100)
     bad = TEXTS | group("c", POISON, "fine")
     failed = scorer.collect(list(bad), bad, LONG)
-    assert failed == Failed([Session("c", 0)], "Panic: index out of bounds", timed_out=False)
-    assert_right(collected(scorer, TEXTS), TEXTS)
+    assert failure(failed) == ([Session("c", 0)], [], "Panic: index out of bounds", False)
+    assert (failed.index >= 0).sum() == len(bad) - 1
 
 
 def test_an_encoder_that_fails_on_a_plain_word_is_broken() -> None:
@@ -467,18 +500,18 @@ def test_an_encoder_that_fails_on_a_plain_word_is_broken() -> None:
                 raise RuntimeError("CUDA error")
             return super().encode(texts)
 
-    scorer = Scorer(StickyEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(StickyEncoder(), max_rows=100)
     bad = group("c", POISON)
-    assert scorer.collect(list(bad), bad, LONG) == Failed(list(bad), "RuntimeError: CUDA error", False, broken=True)
+    assert failure(scorer.collect(list(bad), bad, LONG)) == (list(bad), [], "RuntimeError: CUDA error", True)
 
 
 @pytest.mark.parametrize(("hung_s", "broken"), [(HUNG_S, False), (0.0, True), (math.inf, False)])
 def test_an_encoder_that_does_not_come_back_is_broken(gated: GatedEncoder, hung_s: float, broken: bool) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100, hung_s=hung_s)
+    scorer = Scorer(gated, max_rows=100, hung_s=hung_s)
     scorer.submit(TEXTS.items())
     assert gated.started.wait(60)
     answer = scorer.collect(list(TEXTS), {}, 0.05)
-    assert answer == Failed(list(TEXTS), "5 texts are not embedded yet", timed_out=True, broken=broken)
+    assert failure(answer) == ([], list(TEXTS), "5 texts are not embedded yet", broken)
 
 
 def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -488,21 +521,20 @@ def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) ->
 
         embedded = queued
 
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100, observer=FailingObserver())
+    scorer = Scorer(NgramEncoder(), max_rows=100, observer=FailingObserver())
     scorer.submit(TEXTS.items())
-    assert_right(collected(scorer, TEXTS), TEXTS)
+    assert_right(TEXTS, collected(scorer, TEXTS))
     assert caplog.text.count("the scorer's metrics fail") == 1
 
 
 def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
     code = """
-from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.scorer import HUNG_S, Scorer
 class DefectiveScorer(Scorer):
     def _finish(self, *_): raise AssertionError
-scorer = DefectiveScorer(NgramEncoder(), graph_cut_smi, max_rows=9)
+scorer = DefectiveScorer(NgramEncoder(), max_rows=9)
 scorer.submit([(Session("a", 0), "x"), (Session("a", 1), "y")])
 import time
 time.sleep(60)
@@ -511,20 +543,19 @@ time.sleep(60)
 
 
 def test_what_will_not_be_taken_does_not_wait_for_room(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100, max_queue_rows=1)
+    scorer = Scorer(gated, max_rows=100, max_queue_rows=1)
     scorer.submit(group("a", "first").items())
     assert gated.started.wait(60)
     scorer.submit(group("b", "second").items())  # the queue is full
-    scorer.accept(False)
-    scorer.submit(group("validation", "x", "y").items())
-    scorer.accept(True)
+    scorer.forget(list(group("late", "x", "y")))
+    scorer.submit(group("late", "x", "y").items())
     gated.gate.set()
-    scores = collected(scorer, group("a", "first") | group("b", "second"))
-    assert (scores.events.skipped, scores.events.submitted) == (2, 4)
+    answer = collected(scorer, group("a", "first") | group("b", "second"))
+    assert (answer.events.late, answer.events.submitted) == (2, 4)
 
 
 def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=100)
+    scorer = Scorer(gated, max_rows=100)
     scorer.submit(group("first", "add", "add").items())  # in one batch
     assert gated.started.wait(60)
     scorer.submit(group("second", "add", "draw").items())  # while it is embedded
@@ -539,27 +570,18 @@ def test_equal_texts_are_embedded_once_whenever_they_come(gated: GatedEncoder) -
 
 
 def test_what_the_texts_are_is_counted() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     texts = group("a", "", " \n", "so \ud83d it is", "so ? it is", "\x00")
     scorer.submit(texts.items())
-    scores = collected(scorer, texts)
-    assert (scores.empty, scores.replaced, scores.cached) == (2, 1, 1)
+    answer = collected(scorer, texts)
+    scores = scores_of(texts, answer)
+    assert (scores.empty, answer.replaced, answer.cached) == (2, 1, 1)
     assert scores.duplicate.tolist() == [False, False, True, True, False]
     assert scores.smi[:2].tolist() == [0, 0]
 
 
-def test_what_comes_while_none_are_accepted_is_skipped_and_counted() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
-    scorer.accept(False)
-    scorer.submit(group("validation", "one", "two").items())
-    scorer.accept(True)
-    scorer.submit(TEXTS.items())
-    events = collected(scorer, TEXTS).events
-    assert (events.submitted, events.skipped, events.embedded) == (7, 2, 4)
-
-
 def test_late_completions_of_a_step_as_large_as_is_kept_are_told_from_new_ones() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=20_000)
+    scorer = Scorer(NgramEncoder(), max_rows=20_000)
     texts = {Session(f"u{i // 8}", i % 8): f"way {i % 5}" for i in range(20_000)}
     scorer.submit(texts.items())
     collected(scorer, texts)
@@ -569,12 +591,12 @@ def test_late_completions_of_a_step_as_large_as_is_kept_are_told_from_new_ones()
 
 
 def test_groups_that_are_given_up_are_forgotten() -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
     scorer.submit(TEXTS.items())
     first = [s for s in TEXTS if s.uid == "a"]
     scorer.forget(first)
     scorer.submit([(first[0], "late")])
-    assert scorer.collect(list(TEXTS), {}, LONG) == Missing(first)
+    assert scorer.collect(list(TEXTS), {}, LONG).missing == first
 
 
 class Watcher:
@@ -596,7 +618,7 @@ class Watcher:
 
 def test_an_observer_is_told_of_queue_and_encoder() -> None:
     watcher = Watcher()
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=100, observer=watcher)
+    scorer = Scorer(NgramEncoder(), max_rows=100, observer=watcher)
     scorer.submit(TEXTS.items())
     collected(scorer, TEXTS)
     assert watcher.events[-1] == Events(
@@ -608,7 +630,7 @@ def test_an_observer_is_told_of_queue_and_encoder() -> None:
 
 
 def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(NgramEncoder(), graph_cut_smi, max_rows=10_000)
+    scorer = Scorer(NgramEncoder(), max_rows=10_000)
     together = threading.Barrier(8)
 
     def work(worker: int) -> None:
@@ -617,7 +639,7 @@ def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> 
             texts = group(f"{worker}_{step}", *(f"{worker} tries way {i % 3} in {step}" for i in range(6)))
             for item in texts.items():
                 scorer.submit([item])
-            assert_right(collected(scorer, texts), texts)
+            assert_right(texts, collected(scorer, texts))
 
     for done in [thread.submit(work, worker) for worker in range(8)]:
         done.result(120)
@@ -625,15 +647,45 @@ def test_many_threads_submit_and_collect_at_once(thread: ThreadPoolExecutor) -> 
 
 def test_equal_texts_share_one_vector_whatever_batches_they_came_in() -> None:
     clones = group("a", *["add both sides"] * 4)
-    scorer = Scorer(NoisyEncoder(), graph_cut_smi, max_rows=100)
+    scorer = Scorer(NoisyEncoder(), max_rows=100)
     for item in clones.items():
         scorer.submit([item])
         embed(scorer, item[1])  # in a batch of its own
-    np.testing.assert_allclose(collected(scorer, clones).smi, 3, rtol=1e-6)
+    np.testing.assert_allclose(scores_of(clones, collected(scorer, clones)).smi, 3, rtol=1e-6)
+
+
+class MeasuredEncoder(NgramEncoder):
+    """Embeds so many bytes a second; time passes in no other way."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.now = rate, 0.0
+        self.slices: list[int] = []
+
+    def encode(self, texts):
+        self.slices.append(sum(map(len, texts)))
+        self.now += self.slices[-1] / self.rate
+        return super().encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("rate", "least", "most"), [(10**5, 80_000, 100_000), (10**6, 0.9e6, 1e6), (10**4, 10_000, 16_384)]
+)
+def test_an_encoder_gets_about_a_second_of_work_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, rate: int, least: float, most: float
+) -> None:
+    encoder = MeasuredEncoder(rate)
+    monkeypatch.setattr("verl_dra.scorer.scorer.time.perf_counter", lambda: encoder.now)
+    scorer = Scorer(encoder, max_rows=10**5)
+    texts = {Session("a", i): f"{i:06d}" + "x" * 994 for i in range(4 * rate // 1000 + 40)}
+    collected_at_once = scorer.collect(list(texts), texts, LONG)
+    assert (collected_at_once.index >= 0).all()
+    assert encoder.slices[0] <= 2**14
+    assert least <= max(encoder.slices) <= most
+    assert collected_at_once.busy_s == pytest.approx(encoder.now)
 
 
 def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
-    scorer = Scorer(gated, graph_cut_smi, max_rows=1000)
+    scorer = Scorer(gated, max_rows=1000)
     scorer.submit([(Session("first", 0), "held by the gate")])
     assert gated.started.wait(60)
     backlog = {Session("validation", i): "long text " * 30_000 for i in range(3)}
@@ -643,5 +695,5 @@ def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread
     while Session("a", 0) not in next(iter(scorer._queue.values())).sessions:
         pass
     gated.gate.set()
-    assert_right(scores.result(60), TEXTS)
+    assert_right(TEXTS, scores.result(60))
     assert set(TEXTS.values()) <= set(gated.batches[1])

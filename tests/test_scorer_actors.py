@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import oracles
 import pytest
 import ray
+import torch
 from fake_encoders import BREAK, POISON, STALL
 from local_ray import local_ray
 from omegaconf import OmegaConf
@@ -28,9 +29,10 @@ from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.client import ScorerClient
-from verl_dra.scorer.messages import Scores, Session
+from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import NoScoresError, ScorerPool, StepScores, replica_name, replica_of
+from verl_dra.scorer.pool import NoScoresError, ScorerPool, StepVectors, replica_name, replica_of
+from verl_dra.scorer.scores import StepScores, step_scores
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +69,7 @@ class Run:
         self.gate.unlink()
         self.gate.with_suffix(".started").unlink(missing_ok=True)
 
-    def scores(self, texts: Texts) -> StepScores:
+    def vectors(self, texts: Texts) -> StepVectors:
         return self.pool.wait(self.pool.request(list(texts)), fetch_from(texts))
 
 
@@ -88,7 +90,7 @@ def start(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         on_failure = settings.pop("on_failure", "raise")
         config = ScorerConfig(name=name, **{"num_replicas": 1, "placement_timeout_s": 200, **settings})
         embedding = EmbeddingConfig(encoder=encoder, model=str(gate))
-        pools.append(ScorerPool(config, embedding, graph_cut_smi, on_failure, trainer_pool))
+        pools.append(ScorerPool(config, embedding, on_failure, trainer_pool))
         return Run(pools[-1], ScorerClient(name, len(pools[-1])), name, gate)
 
     yield start
@@ -103,11 +105,9 @@ def run(start: Callable[..., Run]) -> Run:
 
 
 def completions(groups: int = 8, size: int = 3) -> Texts:
-    """Texts of shuffled groups, with clones; 8 groups or more have some on each of 3 replicas. No scorer knows them."""
+    """Texts of shuffled groups, with clones; a group is on as many replicas as it has texts. No scorer knows them."""
     rng = np.random.default_rng(0)
     step = uuid.uuid4().hex[:8]
-    while groups >= 8 and len({replica_of(f"{step}_{g}", 3) for g in range(groups)}) < 3:
-        step = uuid.uuid4().hex[:8]
     names = [Session(f"{step}_{g}", s) for g in range(groups) for s in range(size)]
     words = ["add both sides", "draw the graph", "guess and check", "use the lemma"]
     return {names[i]: f"{rng.choice(words)} {rng.integers(3)} {step}" for i in rng.permutation(len(names))}
@@ -121,17 +121,33 @@ def never_fetch(sessions: Sequence[Session]) -> Texts:
     raise AssertionError(f"{len(sessions)} completions were fetched")
 
 
-def assert_right(scores: StepScores, texts: Texts) -> None:
+def scores_of(came: StepVectors, texts: Texts) -> StepScores:
+    group = np.unique([session.uid for session in texts], return_inverse=True)[1]
+    return step_scores(came.vectors, came.index, torch.from_numpy(group), graph_cut_smi)
+
+
+def unscored(came: StepVectors, texts: Texts) -> int:
+    """Groups without scores."""
+    return int(scores_of(came, texts).effective_paths.isnan().sum())
+
+
+def assert_right(came: StepVectors, texts: Texts, but: Sequence[str] = ()) -> None:
+    """The scores are those of the oracle, but for the groups `but`, which have none."""
+    scores = scores_of(came, texts)
+    assert scores.scored.tolist() == [session.uid not in but for session in texts]
+    assert not scores.smi[~scores.scored].any()
+    texts = {session: text for session, text in texts.items() if session.uid not in but}
     vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
     group = np.unique([session.uid for session in texts], return_inverse=True)[1]
-    np.testing.assert_allclose(scores.smi, oracles.graph_cut_smi(vectors, group), atol=1e-5)
-    np.testing.assert_allclose(sorted(scores.effective_paths), sorted(oracles.effective_paths(vectors, group)))
+    np.testing.assert_allclose(scores.smi[scores.scored], oracles.graph_cut_smi(vectors, group), atol=1e-5)
+    paths = scores.effective_paths[~scores.effective_paths.isnan()]
+    np.testing.assert_allclose(paths, oracles.effective_paths(vectors, group))
     clones = [sum(o == t and s.uid == q.uid for q, o in texts.items()) > 1 for s, t in texts.items()]
-    assert scores.duplicate.tolist() == clones
+    assert scores.duplicate[scores.scored].tolist() == clones
 
 
-def of(scores: StepScores, rows: np.ndarray) -> StepScores:
-    return replace(scores, smi=scores.smi[rows], duplicate=scores.duplicate[rows])
+def all_there(came: StepVectors) -> bool:
+    return bool((came.index >= 0).all())
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -144,7 +160,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
 def embed(run: Run, texts: Texts) -> None:
     """Wait until replica 0 has embedded texts that it was given; it forgets nothing of them."""
     same = {Session(f"same {uuid.uuid4()}", i): text for i, text in enumerate(texts.values())}
-    assert isinstance(ray.get(run.pool.handles[0].collect.remote(list(same), same, 60)), Scores)
+    assert (ray.get(run.pool.handles[0].collect.remote(list(same), same, 60)).index >= 0).all()
 
 
 def kill(run: Run, replica: int, how: str) -> None:
@@ -157,14 +173,14 @@ def kill(run: Run, replica: int, how: str) -> None:
     eventually(lambda: not alive(pid))
 
 
-def test_groups_on_several_replicas_have_the_scores_of_one(run: Run) -> None:
+def test_a_group_on_several_replicas_has_the_scores_of_one(run: Run) -> None:
     texts = completions()
-    assert {replica_of(session.uid, 3) for session in texts} == {0, 1, 2}
+    for uid in {session.uid for session in texts}:
+        assert {replica_of(session, 3) for session in texts if session.uid == uid} == {0, 1, 2}
     run.submit(texts)
     scores = run.pool.wait(run.pool.request(list(texts)), never_fetch)
     assert_right(scores, texts)
-    assert scores.scored.all()
-    assert (scores.missing_rows, scores.fallbacks, scores.unadjusted_groups) == (0, 0, 0)
+    assert (scores.missing_rows, scores.fallbacks) == (0, 0)
     assert scores.tokens == sum(map(len, texts.values()))
     assert scores.events.submitted == len(texts)
 
@@ -173,7 +189,7 @@ def test_completions_that_never_came_are_fetched_and_counted(run: Run) -> None:
     texts = completions()
     arrived = dict(list(texts.items())[::2])
     run.submit(arrived)
-    scores = run.scores(texts)
+    scores = run.vectors(texts)
     assert_right(scores, texts)
     assert scores.missing_rows == len(texts) - len(arrived)
     assert 1 <= scores.fallbacks <= 3
@@ -214,19 +230,19 @@ def test_scores_are_asked_for_before_the_texts_are_embedded(run: Run) -> None:
 def test_a_step_takes_scores_once(run: Run) -> None:
     texts = completions(groups=2)
     run.submit(texts)
-    assert run.scores(texts).missing_rows == 0
-    assert run.scores(texts).missing_rows == len(texts)
+    assert run.vectors(texts).missing_rows == 0
+    assert run.vectors(texts).missing_rows == len(texts)
 
 
 @pytest.mark.parametrize("how", ["restarted", "gone for good", "sigkill"])
 @pytest.mark.parametrize("moment", ["before the step asks", "while the step waits"])
 def test_a_lost_replica_costs_time_and_never_the_scores(run: Run, moment: str, how: str) -> None:
     texts = completions()
-    lost = sum(replica_of(session.uid, 3) == 1 for session in texts)
+    lost = sum(replica_of(session, 3) == 1 for session in texts)
     if moment == "before the step asks":
         run.submit(texts)
         kill(run, 1, how)
-        scores = run.scores(texts)
+        scores = run.vectors(texts)
     else:
         run.close_gate()
         run.submit(texts)
@@ -244,16 +260,16 @@ def test_a_lost_replica_costs_time_and_never_the_scores(run: Run, moment: str, h
 def test_a_client_survives_its_scorer_and_finds_it_again(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     texts = completions()
     run.submit(texts)
-    run.scores(texts)
+    run.vectors(texts)
     for replica in range(3):
         kill(run, replica, "gone for good")
     texts = completions()
     run.submit(texts)
     assert "did not reach diversity scorer" in caplog.text
-    assert run.scores(texts).missing_rows == len(texts)
+    assert run.vectors(texts).missing_rows == len(texts)
     texts = completions()
     run.submit(texts)
-    scores = run.scores(texts)
+    scores = run.vectors(texts)
     assert scores.missing_rows == 0
     assert scores.events.unsent == len(texts)
 
@@ -296,9 +312,9 @@ def test_a_text_that_cannot_be_embedded_stops_the_step_and_is_named(run: Run) ->
         match=rf"can't embed 1 of them, such as the completion {session.session_id} of uid {session.uid}: "
         r"RuntimeError: poison can't be embedded. dra.on_failure=unadjusted would train on",
     ):
-        run.scores(texts)
+        run.vectors(texts)
     texts[session] = "good again"
-    assert_right(run.scores(texts), texts)
+    assert_right(run.vectors(texts), texts)
 
 
 def test_a_text_that_cannot_be_embedded_leaves_its_group_alone_unadjusted(start: Callable[..., Run]) -> None:
@@ -306,32 +322,27 @@ def test_a_text_that_cannot_be_embedded_leaves_its_group_alone_unadjusted(start:
     texts = completions()
     poisoned = next(iter(texts))
     run.submit(texts | {poisoned: POISON})
-    scores = run.scores(texts | {poisoned: POISON})
-    assert scores.unadjusted_groups == 1
-    assert scores.scored.tolist() == [session.uid != poisoned.uid for session in texts]
-    others = {s: t for s, t in texts.items() if s.uid != poisoned.uid}
-    assert_right(of(scores, scores.scored), others)
-    assert not scores.smi[~scores.scored].any()
+    assert_right(run.vectors(texts | {poisoned: POISON}), texts, but=[poisoned.uid])
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
-def test_what_a_scorer_cannot_score_is_a_failure_like_others(start: Callable[..., Run], on_failure: str) -> None:
-    run = start("fake_encoders:FlatEncoder", on_failure=on_failure)
+def test_vectors_of_a_wrong_shape_are_a_failure_like_others(start: Callable[..., Run], on_failure: str) -> None:
+    run = start("fake_encoders:FlatEncoder", on_failure=on_failure, deadline_s=3)
     texts = completions(groups=2)
     run.submit(texts)
     if on_failure == "raise":
-        with pytest.raises(NoScoresError, match=r"scorer 0 gave no scores of 6 completions: it failed: (.|\n)*"):
-            run.scores(texts)
+        with pytest.raises(NoScoresError, match=r"scorer 0 gave no scores of (.|\n)*the shape \[1, 512, 1\]"):
+            run.vectors(texts)
     else:
-        assert run.scores(texts).unadjusted_groups == 2
+        assert unscored(run.vectors(texts), texts) == 2
 
 
 def test_a_text_that_ends_the_process_ends_no_later_step(start: Callable[..., Run]) -> None:
     run = start("fake_encoders:FatalEncoder", deadline_s=8, on_failure="unadjusted")
     bad, good = completions(groups=2), completions(groups=2)
     bad[next(iter(bad))] = POISON
-    assert run.scores(bad).unadjusted_groups == 2
-    scores = run.scores(good)
+    assert unscored(run.vectors(bad), bad) == 2
+    scores = run.vectors(good)
     assert_right(scores, good)
 
 
@@ -339,7 +350,7 @@ def test_an_encoder_that_stays_broken_is_tried_until_the_deadline(start: Callabl
     run = start("fake_encoders:BrokenForAWhileEncoder", deadline_s=120)
     texts = completions(groups=2)
     run.submit(texts)
-    scores = run.scores(texts)
+    scores = run.vectors(texts)
     assert_right(scores, texts)
     assert len(run.gate.with_suffix(".loads").read_text().splitlines()) == 4
 
@@ -348,7 +359,7 @@ def test_an_encoder_that_broke_is_loaded_again(start: Callable[..., Run]) -> Non
     run = start("fake_encoders:OnceBrokenEncoder")
     texts = completions(groups=4)
     run.submit(texts)
-    scores = run.scores(texts)
+    scores = run.vectors(texts)
     assert_right(scores, texts)
     assert scores.fallbacks >= 2
 
@@ -362,9 +373,7 @@ def test_an_encoder_that_breaks_in_mid_step_costs_time(start: Callable[..., Run]
     embed(run, there)
     texts[list(texts)[4]] = BREAK
     run.submit(texts)
-    scores = run.scores(texts)
-    assert_right(scores, texts)
-    assert scores.scored.all()
+    assert_right(run.vectors(texts), texts)
 
 
 def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_started_again(
@@ -375,11 +384,12 @@ def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_start
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     before = time.monotonic()
-    scores = run.scores(completions())
+    texts = completions()
+    scores = run.vectors(texts)
     assert time.monotonic() - before < 12
-    assert scores.unadjusted_groups == 8
+    assert unscored(scores, texts) == 8
     eventually(lambda: not any(map(alive, pids)))
-    eventually(lambda: run.scores(completions()).scored.all())
+    eventually(lambda: all_there(run.vectors(completions())))
 
 
 def test_a_scorer_that_takes_longer_to_load_than_a_deadline_is_left_to_it(start: Callable[..., Run]) -> None:
@@ -388,10 +398,10 @@ def test_a_scorer_that_takes_longer_to_load_than_a_deadline_is_left_to_it(start:
     run.gate.unlink()
     os.kill(ray.get(run.pool.handles[0].ready.remote()), signal.SIGSTOP)
     for _ in range(3):
-        assert run.scores(completions()).unadjusted_groups == 8
+        assert not (run.vectors(completions()).index >= 0).any()
         eventually(lambda: loads.read_text() == "begun\nbegun\n")
     run.gate.touch()
-    eventually(lambda: run.scores(completions()).scored.all())
+    eventually(lambda: all_there(run.vectors(completions())))
     assert loads.read_text() == "begun\nbegun\n"
 
 
@@ -424,7 +434,7 @@ def test_a_step_ends_at_its_deadline(start: Callable[..., Run]) -> None:
         match=r"scorer 0 gave no scores of 3 completions: dra.scorer.deadline_s=1 s have passed without a text "
         r"embedded: 3 texts are not embedded yet",
     ):
-        run.scores(texts)
+        run.vectors(texts)
     run.gate.touch()
 
 
@@ -437,9 +447,9 @@ def test_a_step_waits_for_a_slow_scorer_as_long_as_it_embeds_texts(start: Callab
     run = start("fake_encoders:SlowEncoder", deadline_s=2)
     texts = long_completions()
     before = time.monotonic()
-    scores = run.scores(texts)
+    came = run.vectors(texts)
     assert time.monotonic() - before > 4
-    assert scores.scored.all()
+    assert all_there(came)
 
 
 def test_a_scorer_that_stops_embedding_keeps_a_step_no_longer_than_a_deadline(start: Callable[..., Run]) -> None:
@@ -448,7 +458,7 @@ def test_a_scorer_that_stops_embedding_keeps_a_step_no_longer_than_a_deadline(st
     texts[list(texts)[9]] = STALL
     before = time.monotonic()
     with pytest.raises(NoScoresError, match="have passed without a text embedded"):
-        run.scores(texts)
+        run.vectors(texts)
     assert time.monotonic() - before > 3
 
 
@@ -458,11 +468,9 @@ def test_after_the_deadline_groups_that_are_there_are_scored_and_the_others_left
     run.submit(there)
     embed(run, there)
     run.close_gate()
-    scores = run.scores(there | late)
+    scores = run.vectors(there | late)
     run.gate.touch()
-    assert scores.unadjusted_groups == 3
-    assert scores.scored.tolist() == [session in there for session in there | late]
-    assert_right(of(scores, scores.scored), there)
+    assert_right(scores, there | late, but=[session.uid for session in late])
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
@@ -475,14 +483,12 @@ def test_a_replica_that_cannot_come_back_ends_the_step_at_its_deadline(
     texts = completions(groups=2)
     if on_failure == "raise":
         with pytest.raises(NoScoresError, match=r"scorer 0 gave .* and dra.scorer.deadline_s=4 s have passed"):
-            run.scores(texts)
+            run.vectors(texts)
         return
-    scores = run.scores(texts)
-    assert not scores.scored.any()
-    assert scores.unadjusted_groups == 2
+    assert unscored(run.vectors(texts), texts) == 2
     run.gate.with_suffix(".broken").unlink()
     texts = completions(groups=2)
-    eventually(lambda: run.scores(texts).scored.all())
+    eventually(lambda: all_there(run.vectors(texts)))
 
 
 @pytest.mark.parametrize(
@@ -520,10 +526,33 @@ def test_colocated_scorers_take_their_share_of_the_trainers_gpus(start: Callable
     eventually(lambda: left_of_each_gpu() == [0.75, 0.75])
     texts = completions()
     run.submit(texts)
-    assert_right(run.scores(texts), texts)
+    assert_right(run.vectors(texts), texts)
     run.pool.close()
     eventually(lambda: left_of_each_gpu() == [1, 1])
     ray.util.remove_placement_group(trainer)
+
+
+def test_scorers_use_the_cpus_that_they_booked_whatever_a_site_exports(start: Callable[..., Run]) -> None:
+    run = start("fake_encoders:ThreadsEncoder", num_cpus=2)
+    texts = completions(groups=1)
+    assert_right(run.vectors(texts), texts)
+    assert run.gate.with_suffix(".threads").read_text() == "2"
+
+
+def test_what_is_only_shown_is_taken_as_far_as_it_is_there(start: Callable[..., Run]) -> None:
+    run = start(deadline_s=300, on_failure="raise")
+    there, late, never = completions(groups=2), completions(groups=3), completions(groups=1)
+    run.submit(there)
+    embed(run, there)
+    run.close_gate()
+    run.submit(late)
+    texts = there | late | never
+    before = time.monotonic()
+    assert_right(run.pool.take(list(texts)), texts, but=[session.uid for session in [*late, *never]])
+    assert time.monotonic() - before < 60
+    run.gate.touch()
+    texts = completions(groups=2)
+    assert_right(run.vectors(texts), texts)
 
 
 def test_nothing_is_left_after_close(start: Callable[..., Run]) -> None:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import DiversityScorer
 from verl_dra.scorer.placement import ScorerConfig
@@ -31,7 +30,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(LoadedError) as loaded:
-            DiversityScorer(EmbeddingConfig(), graph_cut_smi, ScorerConfig()).ready()
+            DiversityScorer(EmbeddingConfig(), ScorerConfig()).ready()
         return str(loaded.value)
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

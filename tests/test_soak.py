@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from embedding_server import small_server
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -16,10 +17,11 @@ from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.client import ScorerClient
-from verl_dra.scorer.messages import Scores, Session
+from verl_dra.scorer.messages import Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scorer import Scorer
+from verl_dra.scorer.scores import StepScores, put_together, step_scores
 
 MEGABYTE = "We carry the one and double the rest. " * (2**20 // 38)
 LINES = "so x = 4\n" * 100_000
@@ -36,28 +38,30 @@ def encoders() -> dict[str, Encoder]:
     return {"ngram": build_encoder(EmbeddingConfig(encoder="ngram")), "model": build_encoder(EmbeddingConfig())}
 
 
-def scored(encoder: Encoder, groups: Sequence[Sequence[str]]) -> Scores:
+def scored(encoder: Encoder, groups: Sequence[Sequence[str]]) -> tuple[Vectors, StepScores]:
     texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
-    scorer = Scorer(encoder, graph_cut_smi, max_rows=10**6)
+    scorer = Scorer(encoder, max_rows=10**6)
     half = list(texts.items())[::2]
     scorer.submit(half)
     late = {s: t for s, t in texts.items() if s not in dict(half)}
-    scores = scorer.collect(list(texts), late, 600)
-    assert isinstance(scores, Scores)
+    answer = scorer.collect(list(texts), late, 600)
+    vectors, index = put_together(len(texts), [(0, np.arange(len(texts)), answer)])
+    scores = step_scores(vectors, index, torch.tensor([int(s.uid[1:]) for s in texts]), graph_cut_smi)
+    assert scores.scored.all()
     everything = [text for group in groups for text in group]
     readable = [text.encode(errors="replace").decode() for text in everything]
-    assert scores.replaced == sum(a != b for a, b in zip(everything, readable, strict=True))
-    assert scores.cached == len(readable) - len(set(readable))
+    assert answer.replaced == sum(a != b for a, b in zip(everything, readable, strict=True))
+    assert answer.cached == len(readable) - len(set(readable))
     assert scores.empty >= sum(not text.strip() for text in readable)
-    assert 0 <= scores.truncated_tokens <= scores.tokens
-    assert scores.events.failed == 0
+    assert 0 <= answer.truncated_tokens <= answer.tokens
+    assert answer.events.failed == 0
     largest = max(len(group) for group in groups)
     assert np.isfinite(scores.smi).all()
     assert (scores.smi >= -1 - 1e-5).all()
     assert (scores.smi <= largest - 1 + 1e-3).all()
     assert np.isfinite(scores.effective_paths).all()
     assert (scores.effective_paths >= 1 - 1e-9).all()
-    return scores
+    return answer, scores
 
 
 small = st.one_of(
@@ -83,14 +87,14 @@ def test_the_lexical_encoder_survives(encoders: dict[str, Encoder], groups: list
 def test_the_lexical_encoder_survives_large_ones_among_them(
     encoders: dict[str, Encoder], groups: list[list[str]]
 ) -> None:
-    assert scored(encoders["ngram"], groups).truncated_tokens == 0
+    assert scored(encoders["ngram"], groups)[0].truncated_tokens == 0
 
 
 def test_a_server_survives() -> None:
     with small_server(lambda texts: NgramEncoder().encode(texts).vectors, len, 10**4, "grams") as url:
         encoder = build_encoder(EmbeddingConfig(encoder="openai", base_url=url, model="grams"))
-        scores = scored(encoder, [POISON, [*POISON, LINES[:30_000]]])
-    assert scores.truncated_tokens == 0
+        answer, _ = scored(encoder, [POISON, [*POISON, LINES[:30_000]]])
+    assert answer.truncated_tokens == 0
 
 
 @pytest.mark.slow
@@ -99,7 +103,7 @@ def test_what_an_actor_gets_is_what_was_sent(encoders: dict[str, Encoder]) -> No
     texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
     with local_ray(num_cpus=2):
         config = ScorerConfig(name="soak", num_replicas=1)
-        pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
+        pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
         client = ScorerClient("soak", 1)
 
         async def submit() -> None:
@@ -108,10 +112,11 @@ def test_what_an_actor_gets_is_what_was_sent(encoders: dict[str, Encoder]) -> No
             await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
         asyncio.run(submit())
-        scores = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+        came = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
         pool.close()
-    assert scores.missing_rows == len(texts) // 2
-    np.testing.assert_array_equal(scores.smi, scored(encoders["ngram"], groups).smi)
+    assert came.missing_rows == len(texts) // 2
+    scores = step_scores(came.vectors, came.index, torch.tensor([int(s.uid[1:]) for s in texts]), graph_cut_smi)
+    np.testing.assert_array_equal(scores.smi, scored(encoders["ngram"], groups)[1].smi)
 
 
 @given(groups=groups)
@@ -123,18 +128,18 @@ def test_the_model_survives(encoders: dict[str, Encoder], groups: list[list[str]
 
 def test_clones_stay_clones_whatever_they_are(encoders: dict[str, Encoder]) -> None:
     for text in POISON:
-        scores = scored(encoders["model"], [[text, text, text]])
+        _, scores = scored(encoders["model"], [[text, text, text]])
         np.testing.assert_allclose(scores.smi, 0 if scores.empty else 2, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_very_long_texts_are_embedded_whole_or_counted() -> None:
-    whole = scored(build_encoder(EmbeddingConfig(encoder="ngram")), [[MEGABYTE, LINES, "so x = 4"]])
+    whole, _ = scored(build_encoder(EmbeddingConfig(encoder="ngram")), [[MEGABYTE, LINES, "so x = 4"]])
     assert whole.truncated_tokens == 0
-    head = scored(build_encoder(EmbeddingConfig(long_text="head")), [[MEGABYTE, LINES, "so x = 4"]])
+    head, _ = scored(build_encoder(EmbeddingConfig(long_text="head")), [[MEGABYTE, LINES, "so x = 4"]])
     assert head.truncated_tokens > 0.9 * head.tokens
-    chunks = scored(build_encoder(EmbeddingConfig()), [[MEGABYTE, "so x = 4", "", "\ud800"], [LINES, LINES]])
+    chunks, scores = scored(build_encoder(EmbeddingConfig()), [[MEGABYTE, "so x = 4", "", "\ud800"], [LINES, LINES]])
     assert chunks.truncated_tokens == 0
     assert chunks.tokens > 10**6
-    assert (chunks.empty, chunks.cached, chunks.replaced) == (1, 1, 1)
+    assert (scores.empty, chunks.cached, chunks.replaced) == (1, 1, 1)

@@ -14,7 +14,6 @@ import pytest
 import ray
 from local_ray import local_ray
 
-from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
@@ -61,7 +60,7 @@ def port() -> Iterator[int]:
 @pytest.mark.slow
 def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
     config = ScorerConfig(name="metered", num_replicas=1)
-    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), graph_cut_smi)
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
     texts = {Session("a", i): f"way {i % 2}" for i in range(4)}
     ray.get(pool.handles[0].submit.remote(list(texts.items()), 2, 1))
     pool.wait(pool.request(list(texts)), lambda _: {})

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from verl import DataProto
-from verl.trainer.ppo.core_algos import register_adv_est
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn, register_adv_est
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from verl_dra.algorithm import NegativeRewards, adjust_rewards
@@ -47,7 +47,8 @@ class Step:
     compare: bool = False
     """Whether `advantage_without` is wanted."""
     advantage_without: Tensor | None = None
-    """[n] what the base estimator gives there for the raw rewards; None where it fails."""
+    """[n] what the base estimator gives there for the raw rewards; None where it fails, or is none of veRL's, which may
+    have a state that a call more changes."""
     compare_s: float = 0.0
     """Seconds that it took."""
 
@@ -93,15 +94,15 @@ def compute_dra_advantage(
     real = [step.rows.final[at] for at in step.rows.real]
     uids, mask = index[real], response_mask[real]
     first = torch.arange(len(real)), mask.argmax(dim=1)
-    if step.compare:
+    of_real, returns_of_real = _base(step, _adjusted(step, token_level_rewards[real], mask), mask, uids, config)
+    step.advantage = of_real[first]
+    if step.compare and _is_verls(step.base_estimator):
         started = time.perf_counter()
         try:
             step.advantage_without = _base(step, token_level_rewards[real].clone(), mask, uids, config)[0][first]
-        except Exception as error:  # any estimator's; what is only recorded must not end the run
+        except Exception as error:  # what is only recorded must not end the run
             logger.warning("%s has no advantages of the raw rewards: %r", step.base_estimator, error)
         step.compare_s = time.perf_counter() - started
-    of_real, returns_of_real = _base(step, _adjusted(step, token_level_rewards[real], mask), mask, uids, config)
-    step.advantage = of_real[first]
     per_session = token_level_rewards.new_zeros(len(step.rows.final))
     per_session[step.rows.real] = step.advantage
     advantages = per_session[step.rows.session].unsqueeze(1) * response_mask
@@ -113,6 +114,11 @@ def compute_dra_advantage(
 def register() -> None:
     """Make `algorithm.adv_estimator=dra` known to veRL in this process."""
     register_adv_est(NAME)(compute_dra_advantage)
+
+
+def _is_verls(name: str) -> bool:
+    module: str = get_adv_estimator_fn(name).__module__  # type: ignore[no-untyped-call]
+    return module.partition(".")[0] == "verl"
 
 
 def _base(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray, config: Any) -> tuple[Tensor, Tensor]:

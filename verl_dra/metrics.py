@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from verl_dra.estimator import Step
-from verl_dra.scorer.pool import StepScores
+from verl_dra.scorer.pool import StepVectors
+from verl_dra.scorer.scores import StepScores
 
 _EQUAL = 1e-6
 
@@ -29,40 +29,41 @@ def record_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     return {f"dra/{name}_groups": float(groups) for name, groups in counts.items()}
 
 
-def step_metrics(step: Step, scores: StepScores) -> dict[str, float]:
+def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str, float]:
     """Metrics of one batch by name; README lists what each means. Those of SMI are of the scored groups alone."""
     assert step.raw is not None
     assert step.adjusted is not None
     assert step.advantage is not None
     correct = step.raw > 0
     negative = correct & (step.advantage < 0)
-    events = scores.events
+    events = came.events
     metrics: dict[str, float] = {}
-    if scores.effective_paths:
+    if bool(step.scored.any()):
         weights = step.weights[step.scored]
-        metrics = {
-            "dra/smi/mean": step.smi[step.scored].mean().item(),
-            "dra/weight/mean": weights.mean().item(),
-            "dra/weight/min": weights.min().item(),
-            "dra/effective_paths": float(np.mean(scores.effective_paths)),
-            "dra/duplicates_frac": float(scores.duplicate[scores.scored].mean()),
+        metrics = {"dra/weight/mean": weights.mean().item(), "dra/weight/min": weights.min().item()}
+    if bool(scores.scored.any()):
+        metrics |= {
+            "dra/smi/mean": scores.smi[scores.scored].mean().item(),
+            "dra/effective_paths": scores.effective_paths.nanmean().item(),
+            "dra/duplicates_frac": scores.duplicate[scores.scored].float().mean().item(),
         }
     metrics |= {
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.group),
         "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.group),
-        "dra/missing_rows": float(scores.missing_rows),
-        "dra/fallbacks": float(scores.fallbacks),
-        "dra/unadjusted_groups": float(scores.unadjusted_groups),
+        "dra/missing_rows": float(came.missing_rows),
+        "dra/fallbacks": float(came.fallbacks),
+        "dra/unadjusted_groups": float(len(torch.unique(step.rows.group[~step.scored]))),
         "dra/empty_rows": float(scores.empty),
-        "dra/replaced_rows": float(scores.replaced),
+        "dra/replaced_rows": float(came.replaced),
         "dra/refused_rows": float(events.refused),
         "dra/unsent_rows": float(events.unsent),
         "dra/skipped_rows": float(events.skipped),
         "dra/late_rows": float(events.late),
         "dra/evicted_rows": float(events.evicted),
-        "dra/truncated_tokens_frac": scores.truncated_tokens / max(scores.tokens, 1),
-        "dra/cached_frac": scores.cached / len(step.smi),
+        "dra/truncated_tokens_frac": came.truncated_tokens / max(came.tokens, 1),
+        "dra/unknown_tokens_frac": came.unknown_tokens / max(came.tokens, 1),
+        "dra/cached_frac": came.cached / len(step.smi),
     }
     return metrics
 

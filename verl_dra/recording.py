@@ -14,7 +14,7 @@ from torch import Tensor
 from verl_dra.config import DRAConfig
 from verl_dra.estimator import Step
 from verl_dra.record import recorded_group
-from verl_dra.scorer.pool import StepScores
+from verl_dra.scorer.scores import StepScores
 from verl_dra.text import completion_text
 
 
@@ -50,7 +50,7 @@ def fetched_groups(
         number: the training step.
         uids: groups of it.
         step: what the estimator made of it.
-        scores: what the scorers said, with the similarities of those groups.
+        scores: what its vectors say.
         dra: the group `dra` of the configuration.
     """
     assert step.raw is not None
@@ -70,7 +70,7 @@ def fetched_groups(
     prompts, responses = list(data["prompts"].unbind()), list(data["responses"].unbind())
     reward_models = data.pop("reward_model", None)
     truths = [{} for _ in order] if reward_models is None else reward_models.tolist()
-    without = step.advantage_without
+    without, group = step.advantage_without, step.rows.group
     columns: dict[str, Tensor] = {
         "reward": step.raw,
         "adjusted": step.adjusted,
@@ -81,7 +81,7 @@ def fetched_groups(
     }
     groups = []
     for uid, of_group in places.items():
-        first, shown = fetched[of_group[0]], scores.shown.get(uid)
+        first, scored = fetched[of_group[0]], bool(scores.scored[of_group[0]])
         truth = truths[first].get("ground_truth")
         groups.append(
             FetchedGroup(
@@ -92,7 +92,7 @@ def fetched_groups(
                     **{name: column[of_group].tolist() for name, column in columns.items()},
                     "duplicate": scores.duplicate[of_group].tolist(),
                 },
-                None if shown is None else shown.similarity,
+                scores.similarity(of_group) if scored else None,
                 {
                     "step": number,
                     "uid": uid,
@@ -100,8 +100,8 @@ def fetched_groups(
                     "smi": dra.smi,
                     "weight": dra.weight,
                     "base_estimator": cast(str, dra.base_estimator),
-                    "scored": shown is not None,
-                    "effective_paths": None if shown is None else shown.effective_paths,
+                    "scored": scored,
+                    "effective_paths": scores.effective_paths[group[of_group[0]]].item() if scored else None,
                 },
             )
         )

@@ -13,6 +13,7 @@ from verl.trainer.ppo.reward import resolve_reward_manager_cls
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.text import completion_text
+from verl_dra.validation import is_validation
 
 
 class DRARewardManager(RewardManagerBase):
@@ -36,6 +37,9 @@ class DRARewardManager(RewardManagerBase):
             # trainer fetches the texts then.
             return await self._rewarded(data)
         session = Session(str(final.non_tensor_batch["uid"]), int(final.non_tensor_batch["session_id"]))
+        if is_validation(final.non_tensor_batch):
+            self._scorers.skip(session)
+            return await self._rewarded(data)
         responses = final.batch["responses"]
         # `response_len` leaves out the padding that a trajectory of several outputs brings.
         length = final.non_tensor_batch.get("response_len")

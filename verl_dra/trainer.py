@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -18,25 +19,33 @@ from verl.utils.debug import marked_timer
 
 from verl_dra.algorithm import (
     NegativeRewards,
+    SMIFunction,
     darling_weights,
     diversity_weights,
     fill_unscored,
     unlikeliness_weights,
 )
 from verl_dra.config import DRAConfig
+from verl_dra.config.streaming import why_not_streamed
 from verl_dra.console import say
 from verl_dra.estimator import Step, estimating
+from verl_dra.load import Load
 from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.record import Recorder, trackers
 from verl_dra.recording import FetchedGroup, fetched_groups
 from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import replica_count
-from verl_dra.scorer.pool import FetchTexts, PendingScores, ScorerPool, StepScores
+from verl_dra.scorer.pool import FetchTexts, PendingVectors, ScorerPool, StepVectors
+from verl_dra.scorer.scores import StepScores, step_scores
 from verl_dra.summary import Summary
 from verl_dra.text import completion_text
+from verl_dra.validation import Marking
 
 logger = logging.getLogger(__name__)
+
+# Share of tokens above which a run's first step says that the encoder does not know them.
+_MUCH_UNKNOWN = 0.2
 
 
 @cache
@@ -44,9 +53,9 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
     """A subclass of one of veRL's V1 trainers that keeps its mode's behaviour and owns the scorers.
 
     It overrides some methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
-    rows of a step are final, asks for their scores, `_compute_old_log_prob` sends what is missing by then,
-    `_compute_advantage` waits for the scores, holds them for the estimator and records groups, `step` adds counts up,
-    `_validate` and `_compute_metrics` note what the summary shows.
+    rows of a step are final, asks for their vectors, `_compute_old_log_prob` sends what is missing by then,
+    `_compute_advantage` waits for the vectors, makes scores of them, holds those for the estimator and records groups,
+    `step` adds counts up, `_validate` and `_compute_metrics` note what the summary shows.
     """
 
     class DRATrainer(base):  # type: ignore[misc, valid-type]  # veRL has no type information
@@ -54,11 +63,20 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             super().__init__(config)
             self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
             self._scorers: ScorerPool | None = None
-            self._pending: tuple[Rows, PendingScores, list[str]] | None = None
+            self._smi: SMIFunction = self._dra.smi_function()
+            self._only_shown = self._dra.weight == "unlikeliness"
+            self._pending: tuple[Rows, PendingVectors | None] | None = None
+            self._knows_unknown = False
+            self._last_at = time.monotonic()
+            self._behind: bool | None = None
             self._counts: Counter[str] = Counter()
             self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
             self._recorded_step: int | None = None
             self.summary = Summary()
+
+        def _init_dataloader(self) -> None:
+            super()._init_dataloader()
+            self.val_dataloader.collate_fn = Marking(self.val_dataloader.collate_fn)
 
         def _setup(self) -> None:
             # Reward workers get the config inside super()._setup() and need the number of scorers.
@@ -75,12 +93,19 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
         def _start_scorers(self, trainer_pool: Sequence[PlacementGroup]) -> ScorerPool:
             dra = self._dra
-            scorers = ScorerPool(dra.scorer, dra.embedding, dra.smi_function(), dra.on_failure, trainer_pool)
+            scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool)
             say(f"diversity scorers: {scorers.describe()}")
+            if why := why_not_streamed(self.config):
+                say(
+                    "completions are embedded after the generation and not during it, so that steps wait for scores "
+                    f"({why})"
+                )
             return scorers
 
         def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
             self._counts.clear()
+            if self._behind is None:
+                self._last_at = time.monotonic()
             batch = super().step(metrics, timing_raw)
             metrics.update(self._counts)
             return batch
@@ -89,31 +114,42 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             batch = super()._balance_batch(batch, *args, **kwargs)
             assert self._scorers is not None
             rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
-            sampled = self._sampled(rows)
-            self._pending = rows, self._scorers.request(rows.names, sampled), sampled
+            self._pending = rows, None if self._only_shown else self._scorers.request(rows.names)
             return batch
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            self._advance(batch)
+            batch = super()._compute_old_log_prob(batch, metrics)
+            self._advance(batch)
+            return batch
+
+        def _advance(self, batch: Any) -> None:
             assert self._scorers is not None
             assert self._pending is not None
-            rows, pending, _ = self._pending
-            self._scorers.advance(pending, self._fetch_from(batch, rows))
-            batch = super()._compute_old_log_prob(batch, metrics)
-            self._scorers.advance(pending, self._fetch_from(batch, rows))
-            return batch
+            rows, pending = self._pending
+            if pending is not None:
+                self._scorers.advance(pending, self._fetch_from(batch, rows))
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
             assert self._pending is not None
-            rows, pending, sampled = self._pending
+            rows, pending = self._pending
             self._pending = None
+            sampled = self._sampled(rows)
+            asked_at = time.monotonic()
             with marked_timer("dra_wait", self.timing_raw):
-                scores = self._scorers.wait(pending, self._fetch_from(batch, rows))
-            smi, scored = torch.from_numpy(scores.smi), torch.from_numpy(scores.scored)
+                if pending is None:
+                    came = self._scorers.take(rows.names)
+                else:
+                    came = self._scorers.wait(pending, self._fetch_from(batch, rows))
+                scores = step_scores(came.vectors, came.index, rows.group, self._smi)
+            load = self._measured(came, time.monotonic() - asked_at)
+            # Where SMI is only shown, a group without it is adjusted all the same.
+            scored = torch.ones_like(scores.scored) if self._only_shown else scores.scored
             step = Step(
                 rows,
-                smi=smi,
-                weights=self._weights(batch, rows, smi, scored),
+                smi=scores.smi,
+                weights=self._weights(batch, rows, scores.smi, scored),
                 scored=scored,
                 base_estimator=cast(str, self._dra.base_estimator),
                 negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
@@ -121,7 +157,8 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             )
             with estimating(step):
                 batch = super()._compute_advantage(batch, metrics)
-            of_step = step_metrics(step, scores)
+            of_step = step_metrics(step, scores, came) | load.metrics()
+            self._warn_of_unknown(came)
             self._counts.update({name: of_step[name] for name in COUNTS})
             metrics.update(of_step)
             if self._recorder is not None:
@@ -132,6 +169,28 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
                 self._counts.update(counts)
                 metrics.update(counts)
             return batch
+
+        def _measured(self, came: StepVectors, wait_s: float) -> Load:
+            """The scorers' work since the step before; said after the first, and when they fall behind or catch up."""
+            assert self._scorers is not None
+            now = time.monotonic()
+            step_s, self._last_at = now - self._last_at, now
+            load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
+            if load.behind != self._behind:
+                self._behind = load.behind
+                say(load.line())
+            return load
+
+        def _warn_of_unknown(self, came: StepVectors) -> None:
+            """Say once, at the first step, that the encoder does not know the language or script."""
+            if not self._knows_unknown and came.tokens:
+                self._knows_unknown = True
+                share = came.unknown_tokens / came.tokens
+                if share > _MUCH_UNKNOWN:
+                    say(
+                        f"the encoder does not know {share:.0%} of the tokens, and takes texts that differ in those "
+                        "alone for equal: set dra.embedding.model to one for their language or script"
+                    )
 
         def _sampled(self, rows: Rows) -> list[str]:
             """The groups to record of a batch; of a step that has several, of the first."""
@@ -183,16 +242,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             return fetch
 
         def _validate(self) -> dict[str, float]:
-            assert self._scorers is not None
-            # Reward workers can't tell validation's completions; in this mode there are no others meanwhile.
-            alone = self.config.trainer.v1.trainer_mode == "sync"
-            if alone:
-                self._scorers.accept(False)
-            try:
-                metrics: dict[str, float] = super()._validate()
-            finally:
-                if alone:
-                    self._scorers.accept(True)
+            metrics: dict[str, float] = super()._validate()
             self.summary.add(self.global_steps, metrics)
             return metrics
 

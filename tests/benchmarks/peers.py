@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from local_ray import local_ray
-from scorers import all_sent, scorer_pool
+from scorers import all_sent, scored, scorer_pool
 from sentence_transformers import SentenceTransformer
 from timing import show
 from torch import Tensor
@@ -128,10 +128,10 @@ def _stream(pool: ScorerPool, actor: str, texts: Sequence[str], generation_s: fl
     prefix = time.monotonic_ns()
     named = {Session(f"{prefix}-{i // N}", i % N): text for i, text in enumerate(texts)}
     last = asyncio.run(_generate(ScorerClient(actor, len(pool)), named, generation_s))
-    step = pool.wait(pool.request(list(named)), lambda sessions: {session: named[session] for session in sessions})
+    came, scores = scored(pool, named)
     seconds = time.perf_counter() - last
-    assert step.missing_rows == 0
-    return Scored(torch.from_numpy(step.smi), seconds, step.events.embedded)
+    assert came.missing_rows == 0
+    return Scored(scores.smi, seconds, came.events.embedded)
 
 
 async def _generate(client: ScorerClient, named: dict[Session, str], generation_s: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import torch
 from local_ray import local_ray
-from scorers import all_sent, scorer_pool
+from scorers import all_sent, scored, scorer_pool
 from timing import show
 
 from verl_dra.embedding import EmbeddingConfig, Encoded
@@ -59,12 +59,12 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
                 start = time.perf_counter()
                 asyncio.run(_submit([client], texts))
                 submitted = time.perf_counter()
-                scores = pool.wait(pool.request(list(texts)), lambda sessions, of=texts: {s: of[s] for s in sessions})
+                came, _ = scored(pool, texts)
                 end = time.perf_counter()
-                assert scores.missing_rows == 0
+                assert came.missing_rows == 0
                 rates.append((completions / (submitted - start), completions / (end - start)))
-            taken, scored = (statistics.median(rate) for rate in zip(*rates, strict=True))
-            rows.append([str(replicas), f"{taken:,.0f}", f"{scored:,.0f}"])
+            taken, done = (statistics.median(rate) for rate in zip(*rates, strict=True))
+            rows.append([str(replicas), f"{taken:,.0f}", f"{done:,.0f}"])
     show(
         f"{completions:,} completions of {characters:,} characters into N scorers with the ngram encoder; medians of 3",
         ["scorers", "taken/s", "embedded and scored/s"],
@@ -83,14 +83,13 @@ def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, r
             asyncio.run(_submit(clients, texts))
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
-            scores = pool.wait(pool.request(list(texts)), lambda sessions, of=texts: {s: of[s] for s in sessions})
+            came, _ = scored(pool, texts)
             waits.append(time.perf_counter() - start)
-            assert scores.missing_rows == 0
-            assert scores.scored.all()
+            assert came.missing_rows == 0
             memory.append([_resident(pid) for pid in pids])
         sent = len(pickle.dumps(list(texts.items())))
         asked = len(pickle.dumps(list(texts)))
-        answered = scores.smi.nbytes + scores.duplicate.nbytes + 8 * len(scores.effective_paths)
+        answered = came.vectors.nbytes + came.index.nbytes
     # What a scorer holds swings with the texts that are on their way: its fullest of three steps counts.
     fullest = {step: np.max(memory[max(step - 3, 0) : step], axis=0) for step in (1, 5, 10, 25, steps)}
     show(
@@ -110,7 +109,7 @@ def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, r
     )
     show(
         "Of a step, serialised",
-        ["texts to the scorers", "request", "scores", "median wait"],
+        ["texts to the scorers", "request", "vectors", "median wait"],
         [
             [
                 *(f"{size / 2**20:.1f} MiB" for size in (sent, asked, answered)),

@@ -206,8 +206,13 @@ def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_p
 
 
 def test_colocate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "trainer.v1.trainer_mode=colocate_async"])
+    run = train(
+        toy_folder,
+        tmp_path,
+        ["trainer.total_training_steps=2", "trainer.v1.trainer_mode=colocate_async", "trainer.val_before_train=True"],
+    )
     assert len(run.steps) == 2
+    assert run.metric("dra/skipped_rows") == [4, 0]
     assert_advantages(run, toy_folder, encoder)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from verl_dra.algorithm.groups import Groups
 
+# Rows of which cosine matrices are made at a time, which bounds memory.
+_GRAM_ROWS = 2**13
 # Outside this range the square of a norm may leave float32's range.
 _SAFE_NORM = (1e-15, 1e15)
 
@@ -78,11 +80,13 @@ def gram_matrices(vectors: Tensor, group: Tensor) -> Iterator[GramMatrices]:
         ValueError: a row has a NaN or infinite entry; names the row and its group.
     """
     vectors, factors = inverse_norms(vectors, group)
-    for groups, rows, real in Groups.of(group).padded():
-        units = vectors[rows].double() * (factors[rows] * real).double().unsqueeze(2)
-        # factors carry float32's rounding; one more step of the same normalisation removes it.
-        units = torch.nn.functional.normalize(units, dim=2)
-        yield GramMatrices(units @ units.transpose(1, 2), groups, rows, real)
+    for of_a_size in Groups.of(group).padded():
+        some = max(_GRAM_ROWS // of_a_size[1].shape[1], 1)
+        for groups, rows, real in zip(*(torch.split(part, some) for part in of_a_size), strict=True):
+            units = vectors[rows].double() * (factors[rows] * real).double().unsqueeze(2)
+            # factors carry float32's rounding; one more step of the same normalisation removes it.
+            units = torch.nn.functional.normalize(units, dim=2)
+            yield GramMatrices(units @ units.transpose(1, 2), groups, rows, real)
 
 
 def _refuse_non_finite(vectors: Tensor, rows: Tensor, group: Tensor) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
 import torch
 
-from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig, build_encoder
-from verl_dra.scorer.messages import Failed, Missing, Scores, Session
+from verl_dra.scorer.messages import Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.scorer import HUNG_S, Scorer
 from verl_dra.scorer.telemetry import Telemetry
@@ -30,32 +29,25 @@ class DiversityScorer:
     that waits for room.
     """
 
-    def __init__(
-        self, embedding: EmbeddingConfig, smi: SMIFunction, config: ScorerConfig, recreated: bool = False
-    ) -> None:
+    def __init__(self, embedding: EmbeddingConfig, config: ScorerConfig, recreated: bool = False) -> None:
         self._embedding = embedding
-        self._smi = smi
         self._config = config
         self._restarted = recreated or bool(ray.get_runtime_context().was_current_actor_reconstructed)
         if self._restarted:
             self._load()
 
     @ray.method(concurrency_group="submit")
-    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
+    def submit(
+        self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0, skipped: int = 0
+    ) -> None:
         """See `Scorer.submit`."""
-        self._scorer.submit(completions, refused, unsent)
+        self._scorer.submit(completions, refused, unsent, skipped)
 
-    @ray.method(concurrency_group="collect")
-    def collect(
-        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float, show: Collection[str] = ()
-    ) -> Scores | Missing | Failed:
+    # Who asks does so again by itself: Ray would send a text that ends the process for ever, whoever waits for it.
+    @ray.method(concurrency_group="collect", max_task_retries=0)
+    def collect(self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float) -> Vectors:
         """See `Scorer.collect`."""
-        return self._scorer.collect(sessions, texts, within_s, show)
-
-    @ray.method(concurrency_group="collect")
-    def accept(self, accepting: bool) -> None:
-        """See `Scorer.accept`."""
-        self._scorer.accept(accepting)
+        return self._scorer.collect(sessions, texts, within_s)
 
     @ray.method(concurrency_group="collect")
     def forget(self, sessions: Sequence[Session]) -> None:
@@ -80,10 +72,13 @@ class DiversityScorer:
         return str(self._encoder)
 
     def _load(self) -> None:
-        self._encoder = build_encoder(replace(self._embedding, device=self._embedding.device or _device()))
+        device = self._embedding.device or _device()
+        if device == "cpu":
+            # By itself torch takes OMP_NUM_THREADS, which Ray sets where nobody has, and sites often export as 1.
+            torch.set_num_threads(max(1, int(self._config.num_cpus)))
+        self._encoder = build_encoder(replace(self._embedding, device=device))
         self._scorer = Scorer(
             self._encoder,
-            self._smi,
             self._config.max_rows,
             self._config.max_queue_rows,
             self._config.max_queue_bytes,

@@ -28,10 +28,11 @@ class _Line:
     sending: asyncio.Task[None] | None = None
     refused: int = 0
     unsent: int = 0
+    skipped: int = 0
 
 
 class ScorerClient:
-    """Sends completions to the scorer of their group, one batch at a time: what comes while a batch is under way goes
+    """Sends each completion to its scorer, one batch at a time: what comes while a batch is under way goes
     with the next, and a scorer whose queue is full answers late.
 
     A completion that finds too many waiting here is refused. Those and what can't be sent are counted, and fetched by
@@ -52,24 +53,34 @@ class ScorerClient:
 
     def submit(self, session: Session, text: str) -> None:
         """Send without waiting. Must be called from a running event loop."""
-        i = replica_of(session.uid, len(self._names))
+        i = replica_of(session, len(self._names))
         line = self._lines[i]
         if len(line.waiting) >= self._max_rows or line.characters >= self._max_characters:
             line.refused += 1
             return
         line.waiting.append((session, text))
         line.characters += len(text)
+        self._start(i, line)
+
+    def skip(self, session: Session) -> None:
+        """Count a completion that nobody will ask for. Must be called from a running event loop."""
+        i = replica_of(session, len(self._names))
+        self._lines[i].skipped += 1
+        self._start(i, self._lines[i])
+
+    def _start(self, i: int, line: _Line) -> None:
         if line.sending is None or line.sending.done():
             line.sending = asyncio.get_running_loop().create_task(self._send(i, line))
 
     async def _send(self, i: int, line: _Line) -> None:
-        while line.waiting:
+        while line.waiting or line.skipped:
             batch = _next_batch(line)
-            refused, unsent = line.refused, line.unsent
+            refused, unsent, skipped = line.refused, line.unsent, line.skipped
+            line.skipped = 0
             try:
                 if line.handle is None:
                     line.handle = ray.get_actor(self._names[i])
-                await line.handle.submit.remote(batch, refused, unsent)
+                await line.handle.submit.remote(batch, refused, unsent, skipped)
             except Exception as error:  # mostly a RayError, or the ValueError of a name that no actor has
                 line.handle = None
                 line.unsent += len(batch)

@@ -26,9 +26,9 @@ class Events:
     unsent: int = 0
     """Those that reward workers could not send because the scorer was not there."""
     skipped: int = 0
-    """Those that came while none were accepted, which is while the trainer validates."""
+    """Those of validation, which reward workers don't send."""
     late: int = 0
-    """Those that came after their group was scored."""
+    """Those that came after their vector was taken or given up."""
     evicted: int = 0
     """Those dropped uncollected to bound memory."""
     cache_hits: int = 0
@@ -52,56 +52,38 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A scorer's answer when it has no vector for some of the sessions: send their texts and ask again."""
+class Vectors:
+    """A scorer's answer for n sessions: the vectors of k different texts, and the sessions that it has none of."""
 
-    sessions: list[Session]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A scorer's answer when it can't embed some of the sessions."""
-
-    sessions: list[Session]
-    error: str
-    timed_out: bool
-    """Whether it was still trying; else the encoder raised an error on each of the texts alone."""
+    vectors: np.ndarray
+    """[k, D] float32, unit norm or zero; [0, 0] where there are none."""
+    digests: list[bytes]
+    """[k] which text each is of."""
+    index: np.ndarray
+    """[n] int64, in the order of the request: the row of each session's text in `vectors`; -1 where it has none."""
+    tokens: int = 0
+    """Tokens of the texts of the sessions that have vectors."""
+    truncated_tokens: int = 0
+    """Those of them that no window of the encoder saw."""
+    unknown_tokens: int = 0
+    """Those of them that stand for what the encoder has no token for."""
+    cached: int = 0
+    """Sessions whose text needed no embedding of its own."""
+    replaced: int = 0
+    """Sessions with lone surrogates in their text, which are embedded as question marks."""
+    missing: list[Session] = field(default_factory=list)
+    """Those that it has no text of: send it and ask again."""
+    waiting: list[Session] = field(default_factory=list)
+    """Those that are to be embedded still."""
+    failed: list[Session] = field(default_factory=list)
+    """Those that the encoder raised an error on, each alone, though their texts were sent along."""
+    error: str = ""
+    """Why some failed or are waiting still."""
     broken: bool = False
     """Whether the encoder fails on a plain word as well, or does not come back from a call."""
     stalled_s: float = field(default=0.0, compare=False)
-    """Where it was still trying: seconds since it last embedded a text, whichever."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a scorer shows of one group, where that is asked for."""
-
-    similarity: np.ndarray
-    """[n, n] float32 cosines, sessions in the order of the request."""
-    effective_paths: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A scorer's answer for n sessions of k groups."""
-
-    smi: np.ndarray
-    """[n] float32, in the order of the request."""
-    duplicate: np.ndarray
-    """[n] bool: has a near-equal sibling."""
-    effective_paths: np.ndarray
-    """[k] float64: Vendi score of each group."""
-    tokens: int
-    """Tokens of the n texts."""
-    truncated_tokens: int
-    """Those of them that no window of the encoder saw."""
-    cached: int
-    """Sessions whose text needed no embedding of its own."""
-    empty: int
-    """Sessions with a zero vector, as of a text without tokens; they count as unique."""
-    replaced: int
-    """Sessions with lone surrogates in their text, which are embedded as question marks."""
-    events: Events
-    """What happened since the scorer's last scores."""
-    shown: dict[str, Shown] = field(default_factory=dict)
-    """Of the groups that were asked for, by uid."""
+    """Seconds since the scorer last embedded a text, whichever."""
+    busy_s: float = field(default=0.0, compare=False)
+    """Seconds that the encoder worked since the scorer's last answer."""
+    events: Events = field(default_factory=Events)
+    """What happened since the scorer's last answer."""

@@ -22,8 +22,8 @@ class ScorerConfig:
     """`cpu`; `dedicated`, a GPU of its own that `trainer.n_gpus_per_node` leaves free; or `colocated`, a fraction of
     the trainer's GPUs."""
     num_replicas: int | None = None
-    """Scorers; None for one a node (of the trainer's for `colocated`), for `dedicated` one. A group is always on the
-    same one."""
+    """Scorers; None for one a node (of the trainer's for `colocated`), for `dedicated` one. The completions of a group
+    go to different ones in turn."""
     num_cpus: float = 1
     """CPUs that Ray reserves for each; also the threads of the encoder on a CPU."""
     gpu_fraction: float = 0.1

@@ -1,4 +1,4 @@
-"""The owner's side of the scorers: starts them, asks them for a step's scores, brings lost ones back."""
+"""The owner's side of the scorers: starts them, asks them for a step's vectors, brings lost ones back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +16,17 @@ from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defin
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
-from verl_dra.algorithm import SMIFunction
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import remote_scorer
-from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session, Shown
+from verl_dra.scorer.messages import Events, Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig, actor_options, describe
+from verl_dra.scorer.scores import put_together
 
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.5
-# What a scorer may take beyond the deadline to say why it has no scores.
+# What a scorer may take beyond the deadline to say what it has.
 _GRACE_S = 2.0
-_SALVAGE_S = 10.0
-_ACCEPT_S = 5.0
 _ENCODER_TRIES = 3
 # Before the second try of what the encoder can't embed; four times as long before the third, and so on to the last.
 _PAUSE_S = 1.0
@@ -45,9 +43,9 @@ class NoScoresError(RuntimeError):
     """A step has no scores of some groups, and `dra.on_failure` is `raise`."""
 
 
-def replica_of(uid: str, replicas: int) -> int:
-    """The scorer that a group belongs to, the same in every process."""
-    return zlib.crc32(uid.encode()) % replicas
+def replica_of(session: Session, replicas: int) -> int:
+    """The scorer that a completion belongs to, the same in every process: those of a group go to different ones."""
+    return (zlib.crc32(session.uid.encode()) + session.session_id) % replicas
 
 
 def replica_name(prefix: str, replica: int) -> str:
@@ -56,40 +54,27 @@ def replica_name(prefix: str, replica: int) -> str:
 
 
 @dataclass
-class StepScores:
-    """The scores of a step's n sessions, and how they came about."""
+class StepVectors:
+    """The vectors of a step's n sessions, and how they came about."""
 
-    smi: np.ndarray
-    """[n] float32, in the order of the request."""
-    duplicate: np.ndarray
-    """[n] bool."""
-    scored: np.ndarray
-    """[n] bool: False where a group has no scores (`dra.on_failure=unadjusted`)."""
-    effective_paths: list[float] = field(default_factory=list)
-    """Vendi score of each scored group, in no order."""
-    unadjusted_groups: int = 0
+    vectors: np.ndarray
+    """[m, D] float32, one for each different text."""
+    index: np.ndarray
+    """[n] int64, in the order of the request: the row of each session in `vectors`; -1 where it has none."""
     missing_rows: int = 0
-    """Sessions whose text had to be fetched and embedded when the scores were needed."""
+    """Sessions whose text had to be fetched and embedded when the vectors were needed."""
     fallbacks: int = 0
     """Times that a scorer lacked something or was lost, and was asked again."""
     tokens: int = 0
     truncated_tokens: int = 0
+    unknown_tokens: int = 0
     cached: int = 0
-    empty: int = 0
     replaced: int = 0
+    busy_s: float = 0.0
+    """Seconds that the scorers' encoders worked, all together."""
+    tokens_per_s: float = 0.0
+    """What all scorers embed together while they work."""
     events: Events = field(default_factory=Events)
-    shown: dict[str, Shown] = field(default_factory=dict)
-    """Of the groups that were asked for and are scored, by uid; their sessions in the order of the request."""
-
-    def add(self, rows: np.ndarray, scores: Scores) -> None:
-        """Put in the scores of the sessions at `rows`."""
-        self.smi[rows] = scores.smi
-        self.duplicate[rows] = scores.duplicate
-        self.scored[rows] = True
-        self.effective_paths += scores.effective_paths.tolist()
-        self.shown |= scores.shown
-        for name in ("tokens", "truncated_tokens", "cached", "empty", "replaced", "events"):
-            setattr(self, name, getattr(self, name) + getattr(scores, name))
 
 
 @dataclass
@@ -98,10 +83,9 @@ class _Part:
 
     replica: int
     rows: np.ndarray
-    """Positions of its sessions in the request."""
+    """Positions in the request of the sessions that it has given no vector of."""
     sessions: list[Session]
-    show: list[str]
-    """Uids of its groups whose similarities are wanted."""
+    """Those sessions."""
     asked: Any = None
     """The actor that was asked last."""
     reply: Any = None
@@ -110,8 +94,10 @@ class _Part:
     deadline: float = 0.0
     """When it is given up; moves on while its scorer embeds texts."""
     texts: dict[Session, str] = field(default_factory=dict)
-    """Those fetched so far."""
+    """Those to send when it is asked next."""
     error: str = "it gives no answer"
+    encoder_error: str = ""
+    """What the encoder failed with, which a scorer that was started again since can't say."""
     encoder_failures: int = 0
     lost: bool = False
     """Whether the scorer was not there when it was asked last, or did not answer."""
@@ -120,12 +106,35 @@ class _Part:
 
 
 @dataclass
-class PendingScores:
-    """Scores asked for and not yet all there."""
+class PendingVectors:
+    """Vectors asked for and not yet all there."""
 
-    step: StepScores
+    sessions: int
     parts: list[_Part]
-    """Those not answered."""
+    """Those that are not done with."""
+    answers: list[tuple[int, np.ndarray, Vectors]] = field(default_factory=list)
+    """Scorer, the rows that it was asked for, and what it gave."""
+    fetched: set[Session] = field(default_factory=set)
+    fallbacks: int = 0
+
+    def take(self, part: _Part, answer: Vectors) -> None:
+        """Keep what a scorer gave; the part has left what it did not give."""
+        self.answers.append((part.replica, part.rows, answer))
+        lacking = np.flatnonzero(answer.index < 0)
+        part.rows, part.sessions = part.rows[lacking], [part.sessions[at] for at in lacking]
+
+    def together(self) -> StepVectors:
+        """What all scorers gave."""
+        vectors, index = put_together(self.sessions, self.answers)
+        step = StepVectors(vectors, index, missing_rows=len(self.fetched), fallbacks=self.fallbacks)
+        for _, _, answer in self.answers:
+            for name in ("tokens", "truncated_tokens", "unknown_tokens", "cached", "replaced", "busy_s", "events"):
+                setattr(step, name, getattr(step, name) + getattr(answer, name))
+        for replica in {replica for replica, _, _ in self.answers}:
+            answers = [answer for of, _, answer in self.answers if of == replica]
+            busy_s = sum(answer.busy_s for answer in answers)
+            step.tokens_per_s += sum(answer.events.tokens for answer in answers) / busy_s if busy_s else 0.0
+        return step
 
 
 class ScorerPool:
@@ -134,8 +143,7 @@ class ScorerPool:
     Args:
         config: placement and limits.
         embedding: the encoder that each loads.
-        smi: the SMI function.
-        on_failure: `raise`, or `unadjusted` to leave groups without scores out (`dra.on_failure`).
+        on_failure: `raise`, or `unadjusted` to go on without the vectors that can't be had (`dra.on_failure`).
         trainer_pool: for colocated placement, the placement groups of the trainer's workers.
 
     Raises:
@@ -147,7 +155,6 @@ class ScorerPool:
         self,
         config: ScorerConfig,
         embedding: EmbeddingConfig,
-        smi: SMIFunction,
         on_failure: str = "raise",
         trainer_pool: Sequence[PlacementGroup] = (),
     ) -> None:
@@ -155,7 +162,6 @@ class ScorerPool:
             raise ValueError("dra.scorer.name and dra.scorer.num_replicas must be set before the scorers start")
         self._config = config
         self._embedding = embedding
-        self._smi = smi
         self._on_failure = on_failure
         self._options = actor_options(config, config.num_replicas, trainer_pool)
         self._reviving = threading.Lock()
@@ -185,43 +191,28 @@ class ScorerPool:
         """The actors, in the order of their numbers."""
         return tuple(self._replicas)
 
-    def request(self, sessions: Sequence[Session], show: Collection[str] = ()) -> PendingScores:
-        """Ask for the scores of complete groups without waiting; each session once, all of a group's at once.
-
-        Args:
-            sessions: those of all groups.
-            show: uids of the groups whose similarity matrices are wanted.
-        """
-        n = len(sessions)
-        step = StepScores(np.zeros(n, dtype=np.float32), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool))
-        replica = np.array([replica_of(s.uid, len(self)) for s in sessions])
-        parts = []
-        for i in range(len(self)):
-            rows = np.flatnonzero(replica == i)
-            if len(rows):
-                of_part = [uid for uid in show if replica_of(uid, len(self)) == i]
-                parts.append(_Part(i, rows, [sessions[row] for row in rows], of_part))
-        pending = PendingScores(step, parts)
-        self._set_deadlines(pending)
-        for part in parts:
+    def request(self, sessions: Sequence[Session]) -> PendingVectors:
+        """Ask for the vectors of a step's sessions, each once, without waiting."""
+        pending = self._parts(sessions)
+        self._set_deadlines(pending, self._config.deadline_s)
+        for part in pending.parts:
             self._ask(part)
         return pending
 
-    def advance(self, pending: PendingScores, fetch_texts: FetchTexts) -> None:
+    def advance(self, pending: PendingVectors, fetch_texts: FetchTexts) -> None:
         """Send the texts of what scorers say within a moment that they lack."""
         if pending.parts:
-            self._set_deadlines(pending)
+            self._set_deadlines(pending, self._config.deadline_s)
             self._answer(pending, fetch_texts, timeout_s=_SAY_S, replies=len(pending.parts))
 
-    def wait(self, pending: PendingScores, fetch_texts: FetchTexts) -> StepScores:
-        """The scores asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
+    def wait(self, pending: PendingVectors, fetch_texts: FetchTexts) -> StepVectors:
+        """The vectors asked for; what a scorer lacks is fetched by `fetch_texts` and embedded now.
 
         Raises:
             NoScoresError: with `dra.on_failure=raise`, some are not there and their scorer has embedded nothing for
-                `dra.scorer.deadline_s`, or the encoder fails on a text again and again while it embeds others, or a
-                scorer can't score what it has.
+                `dra.scorer.deadline_s`, or the encoder fails on a text again and again while it embeds others.
         """
-        self._set_deadlines(pending)
+        self._set_deadlines(pending, self._config.deadline_s)
         while pending.parts:
             now = time.monotonic()
             if late := [part for part in pending.parts if now >= part.deadline + _GRACE_S]:
@@ -230,21 +221,30 @@ class ScorerPool:
                     part.error = f"{_LOADING if loading else part.error}, and {self._deadline()}"
                     part.hung = part.reply is not None and not part.lost and not loading
                     part.lost |= part.hung or loading
-                    if part.reply is not None:
-                        # Ray would send it again and again where a text of it ends the process.
-                        ray.cancel(part.reply)
                     pending.parts.remove(part)
-                self._give_up(late, pending.step)
+                    self._give_up(part, part.sessions)
                 continue
             left = min(part.deadline for part in pending.parts) + _GRACE_S - now
             asked = all(part.reply is not None for part in pending.parts)
             self._answer(pending, fetch_texts, left if asked else _ASK_AGAIN_S)
-        return pending.step
+        return pending.together()
 
-    def accept(self, accepting: bool) -> None:
-        """Tell the scorers to take or to skip what comes; one that is starting again takes all."""
-        replies = [replica.accept.remote(accepting) for replica in self._replicas]
-        ray.wait(replies, num_returns=len(replies), timeout=_ACCEPT_S)
+    def take(self, sessions: Sequence[Session]) -> StepVectors:
+        """The vectors of sessions that are there by now; the others are given up. For what is only shown."""
+        pending = self._parts(sessions)
+        self._set_deadlines(pending, 0)
+        for part in pending.parts:
+            self._ask(part)
+        replies = [part.reply for part in pending.parts]
+        there = set(ray.wait(replies, num_returns=len(replies), timeout=_GRACE_S)[0]) if replies else set()
+        for part in pending.parts:
+            try:
+                if part.reply in there:
+                    pending.take(part, ray.get(part.reply))
+            except RayError as error:
+                logger.warning("diversity scorer %d gave nothing to show: %s", part.replica, type(error).__name__)
+            self._replicas[part.replica].forget.remote(part.sessions)
+        return pending.together()
 
     def close(self) -> None:
         """End the actors."""
@@ -253,11 +253,18 @@ class ScorerPool:
             for replica in ended:
                 ray.kill(replica)
 
-    def _set_deadlines(self, pending: PendingScores) -> None:
-        for part in pending.parts:
-            part.deadline = time.monotonic() + self._config.deadline_s
+    def _parts(self, sessions: Sequence[Session]) -> PendingVectors:
+        replica = np.array([replica_of(session, len(self)) for session in sessions])
+        of_replica = [(i, np.flatnonzero(replica == i)) for i in range(len(self))]
+        return PendingVectors(
+            len(sessions), [_Part(i, rows, [sessions[row] for row in rows]) for i, rows in of_replica if len(rows)]
+        )
 
-    def _answer(self, pending: PendingScores, fetch_texts: FetchTexts, timeout_s: float, replies: int = 1) -> None:
+    def _set_deadlines(self, pending: PendingVectors, seconds: float) -> None:
+        for part in pending.parts:
+            part.deadline = time.monotonic() + seconds
+
+    def _answer(self, pending: PendingVectors, fetch_texts: FetchTexts, timeout_s: float, replies: int = 1) -> None:
         """Wait at most `timeout_s` for so many replies, and act on those that are there."""
         for part in pending.parts:
             if part.reply is None and time.monotonic() >= part.ask_at:
@@ -268,51 +275,69 @@ class ScorerPool:
             return
         for reply in ray.wait(list(part_of), num_returns=min(replies, len(part_of)), timeout=timeout_s)[0]:
             part = part_of[reply]
-            if self._settle(part, pending.step, fetch_texts):
+            self._settle(part, pending, fetch_texts)
+            if not part.sessions:
                 pending.parts.remove(part)
 
     def _ask(self, part: _Part) -> None:
         within_s = max(part.deadline - time.monotonic(), 0)
         part.asked = self._replicas[part.replica]
-        part.reply = part.asked.collect.remote(part.sessions, part.texts, within_s, part.show)
+        part.reply = part.asked.collect.remote(part.sessions, part.texts, within_s)
 
-    def _settle(self, part: _Part, step: StepScores, fetch_texts: FetchTexts) -> bool:
-        """Act on a reply; whether the part is done with."""
+    def _settle(self, part: _Part, pending: PendingVectors, fetch_texts: FetchTexts) -> None:
+        """Act on a reply; the part is done with when it has no sessions left."""
         try:
-            answer = ray.get(part.reply)
+            answer: Vectors = ray.get(part.reply)
         except RayTaskError as error:
             part.error = f"it failed: {error}"
-            self._give_up([part], step)
-            return True
+            self._give_up(part, part.sessions)
+            return
         except RayError as error:
             self._bring_back(part, error)
-            step.fallbacks += 1
-            return False
+            pending.fallbacks += 1
+            return
         part.lost = False
-        if isinstance(answer, Scores):
-            step.add(part.rows, answer)
-            return True
-        if isinstance(answer, Missing):
-            fetched = fetch_texts(answer.sessions)
-            step.fallbacks += 1
-            step.missing_rows += len(fetched.keys() - part.texts.keys())
+        pending.take(part, answer)
+        if not part.sessions:
+            return
+        pending.fallbacks += 1
+        pause = self._pause_after(part, answer)
+        part.texts = {session: part.texts[session] for session in answer.failed if session in part.texts}
+        if answer.missing and part.sessions:
+            fetched = fetch_texts(answer.missing)
+            pending.fetched.update(fetched)
             part.texts.update(fetched)
-        elif self._is_hopeless(part, answer):
-            part.hung = answer.timed_out and answer.broken
-            self._give_up([part], step)
-            return True
-        else:
-            step.fallbacks += 1
-            if not answer.timed_out:
-                pause = min(_PAUSE_S * 4 ** (part.encoder_failures - 1), _LONGEST_PAUSE_S)
-                part.reply, part.ask_at = None, min(time.monotonic() + pause, part.deadline)
-                return False
-        self._ask(part)
-        return False
+        if pause:
+            part.reply, part.ask_at = None, min(time.monotonic() + pause, part.deadline)
+        elif part.sessions:
+            self._ask(part)
+
+    def _pause_after(self, part: _Part, answer: Vectors) -> float:
+        """Seconds before the scorer is asked again for what it did not give; what is hopeless is given up."""
+        part.deadline = max(part.deadline, time.monotonic() - answer.stalled_s + self._config.deadline_s)
+        past = time.monotonic() >= part.deadline
+        if answer.failed:
+            part.error = part.encoder_error = (
+                f"the encoder can't embed {len(answer.failed)} of them, such as the completion "
+                f"{answer.failed[0].session_id} of uid {answer.failed[0].uid}: {answer.error}"
+            )
+            part.encoder_failures += 1
+            if answer.broken:
+                self._restart(part, "its encoder fails on everything")
+            elif part.encoder_failures >= _ENCODER_TRIES:
+                part.encoder_failures = 0
+                self._give_up(part, answer.failed)
+                return 0.0
+        elif answer.waiting:
+            part.error = f"{self._deadline()}: {answer.error}"
+            part.hung = past and answer.broken
+        if past and (answer.waiting or answer.failed):
+            self._give_up(part, part.sessions)
+            return 0.0
+        return min(_PAUSE_S * 4 ** (part.encoder_failures - 1), _LONGEST_PAUSE_S) if answer.failed else 0.0
 
     def _bring_back(self, part: _Part, error: RayError) -> None:
-        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good, and sends their calls
-        again."""
+        """See to it that a lost scorer comes back; Ray restarts those that are not dead for good."""
         part.error = f"it was lost ({type(error).__name__})"
         part.lost = True
         part.reply, part.ask_at = None, time.monotonic()
@@ -354,56 +379,24 @@ class ScorerPool:
     def _deadline(self) -> str:
         return f"dra.scorer.deadline_s={self._config.deadline_s:g} s have passed without a text embedded"
 
-    def _is_hopeless(self, part: _Part, answer: Failed) -> bool:
-        now = time.monotonic()
-        if answer.timed_out:
-            part.error = f"{self._deadline()}: {answer.error}"
-            part.deadline = max(part.deadline, now - answer.stalled_s + self._config.deadline_s)
-            return now >= part.deadline
-        part.error = (
-            f"the encoder can't embed {len(answer.sessions)} of them, such as the completion "
-            f"{answer.sessions[0].session_id} of uid {answer.sessions[0].uid}: {answer.error}"
-        )
-        part.encoder_failures += 1
-        if answer.broken:
-            self._restart(part, "its encoder fails on everything")
-            return now >= part.deadline
-        return part.encoder_failures >= _ENCODER_TRIES
-
     def _restart(self, part: _Part, why: str) -> None:
         logger.warning("diversity scorer %d is started again: %s", part.replica, why)
         ray.kill(self._replicas[part.replica], no_restart=False)
 
-    def _give_up(self, parts: Sequence[_Part], step: StepScores) -> None:
-        """Go on without what can't be scored, or raise."""
-        for part in parts:
-            message = (
-                f"diversity scorer {part.replica} gave no scores of {len(part.sessions)} completions: {part.error}"
-            )
-            if self._on_failure == "raise":
-                raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with a mean weight for them")
-            logger.warning("%s; their groups get the mean weight of the others, but for those that are there", message)
-        asked = [
-            (part, rows, self._replicas[part.replica].collect.remote([part.sessions[row] for row in rows], {}, 0))
-            for part in parts
-            for rows in _by_group(part.sessions)
-            if not part.lost
-        ]
-        replies = [reply for _, _, reply in asked]
-        ready = set(ray.wait(replies, num_returns=len(replies), timeout=_SALVAGE_S)[0]) if replies else set()
-        for part, rows, reply in asked:
-            try:
-                answer = ray.get(reply) if reply in ready else None
-            except RayError:
-                answer = None
-            if isinstance(answer, Scores):
-                step.add(part.rows[rows], answer)
-        for part in parts:
-            lost = [rows for rows in _by_group(part.sessions) if not step.scored[part.rows[rows]].all()]
-            step.unadjusted_groups += len(lost)
-            self._replicas[part.replica].forget.remote([part.sessions[row] for rows in lost for row in rows])
-            if part.hung:
-                self._restart(part, "it does not come back from what it does")
+    def _give_up(self, part: _Part, sessions: Sequence[Session]) -> None:
+        """Go on without sessions that the part still lacks, or raise."""
+        message = f"diversity scorer {part.replica} gave no scores of {len(sessions)} completions: {part.error}"
+        if part.encoder_error not in part.error:
+            message += f". Before that, {part.encoder_error}"
+        if self._on_failure == "raise":
+            raise NoScoresError(f"{message}. dra.on_failure=unadjusted would train on with a mean weight for them")
+        logger.warning("%s; their groups get the mean weight of the others", message)
+        self._replicas[part.replica].forget.remote(list(sessions))
+        gone = set(sessions)
+        left = [at for at, session in enumerate(part.sessions) if session not in gone]
+        part.rows, part.sessions = part.rows[left], [part.sessions[at] for at in left]
+        if part.hung:
+            self._restart(part, "it does not come back from what it does")
 
     def _create(self, i: int, recreated: bool = False) -> Any:
         # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s. But none of what never was
@@ -416,7 +409,7 @@ class ScorerPool:
                 max_task_retries=-1,
                 **self._options[i],
             )
-            .remote(self._embedding, self._smi, self._config, recreated)
+            .remote(self._embedding, self._config, recreated)
         )
 
     def _wait_until_ready(self) -> None:
@@ -456,9 +449,3 @@ class ScorerPool:
                 "(for dedicated: lower trainer.n_gpus_per_node), ask for fewer, or use dra.scorer.placement=cpu"
             )
         return why
-
-
-def _by_group(sessions: Sequence[Session]) -> list[np.ndarray]:
-    """Positions of the sessions of each group."""
-    uids = np.array([session.uid for session in sessions])
-    return [np.flatnonzero(uids == uid) for uid in dict.fromkeys(uids.tolist())]

@@ -1,4 +1,4 @@
-"""The scorer itself: embeds completions in the background, keeps their vectors, scores whole groups on request."""
+"""The scorer itself: embeds completions in the background, keeps their vectors, gives them on request."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from verl_dra.algorithm import SMIFunction, group_diversity
 from verl_dra.embedding import Encoded, Encoder, EncoderUnavailableError
 from verl_dra.scorer import heap
-from verl_dra.scorer.messages import Events, Failed, Missing, Scores, Session, Shown
+from verl_dra.scorer.messages import Events, Session, Vectors
 
 logger = logging.getLogger(__name__)
 
-# Bytes of text handed to the encoder at a time: enough to sort into full batches, little enough to answer soon.
-_BYTES_AT_A_TIME = 2**18
+# What the encoder is handed at a time: enough to sort into full batches, little enough that what a step asks for, which
+# is in the next slice, need not wait long. Bytes of the first slice, which shows the rate, and of any.
+_SLICE_S = 1.0
+_FIRST_SLICE_BYTES = 2**14
+_SLICE_BYTES = (2**13, 2**24)
+_NEW_RATE_SHARE = 0.5
 _CACHED_TEXTS = 2**14
 # At least; a step may have as many as are kept.
 _REMEMBERED_SESSIONS = 2**14
 _TRIM_AFTER_BYTES = 2**26
+_IDLE_S = 0.5
 _PAUSE_S = (0.5, 15.0)
 _TRIES_ALONE = 3
 _PROBES = 64
@@ -57,6 +60,7 @@ class _Embedded(NamedTuple):
     """[D] float32."""
     tokens: int
     truncated_tokens: int
+    unknown_tokens: int
 
 
 @dataclass
@@ -64,8 +68,8 @@ class _Job:
     """A text that is to be embedded, for all sessions that have it."""
 
     digest: bytes
-    text: str
-    size: int
+    data: bytes
+    """Its UTF-8, which takes a quarter of what a string of other scripts does."""
     sessions: set[Session] = field(default_factory=set)
     company: int = 2**31
     """Texts of a batch that it may be in."""
@@ -76,10 +80,14 @@ class _Job:
     tries_alone: int = 0
     """Times that it was away for this text alone, though it did others meanwhile."""
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
 
 @dataclass
 class _Row:
-    """A completion whose group has not been scored."""
+    """A completion whose vector has not been taken."""
 
     digest: bytes
     replaced: bool
@@ -89,13 +97,12 @@ class _Row:
 
 
 class Scorer:
-    """Vectors of completions by session, embedded by a thread of its own; equal texts once.
+    """Vectors of completions by session, embedded by a thread of its own; equal texts once. It knows no groups.
 
     All it holds can be made again from the texts: a lost or evicted vector costs time, never the answer.
 
     Args:
         encoder: makes the vectors.
-        smi: the SMI function.
         max_rows: completions kept at most; the oldest are evicted and counted.
         max_queue_rows: texts that wait for the encoder at most.
         max_queue_bytes: their bytes; one text more is taken while there is room for any.
@@ -106,7 +113,6 @@ class Scorer:
     def __init__(
         self,
         encoder: Encoder,
-        smi: SMIFunction,
         max_rows: int,
         max_queue_rows: int = 2**16,
         max_queue_bytes: int = 2**30,
@@ -114,7 +120,6 @@ class Scorer:
         hung_s: float = HUNG_S,
     ) -> None:
         self._encoder = encoder
-        self._smi = smi
         self._max_rows = max_rows
         self._max_queue_rows = max_queue_rows
         self._max_queue_bytes = max_queue_bytes
@@ -125,8 +130,7 @@ class Scorer:
         self._queue_bytes = 0
         self._running: dict[bytes, _Job] = {}
         self._cache: OrderedDict[bytes, _Embedded] = OrderedDict()
-        self._scored: OrderedDict[Session, None] = OrderedDict()
-        self._accepting = True
+        self._taken: OrderedDict[Session, None] = OrderedDict()
         self._events = Events()
         self._told = Events()
         self._trouble = ""
@@ -134,6 +138,8 @@ class Scorer:
         self._away = False
         self._broken = False
         self._done = 0
+        self._rate: float | None = None
+        self._busy_s = self._told_busy_s = 0.0
         self._progress_at = -math.inf
         self._dimension: int | None = None
         self._call_began: float | None = None
@@ -143,7 +149,9 @@ class Scorer:
         self._results = threading.Condition(self._lock)
         threading.Thread(target=self._embed_or_end, daemon=True, name="dra-embed").start()
 
-    def submit(self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0) -> None:
+    def submit(
+        self, completions: Iterable[tuple[Session, str]], refused: int = 0, unsent: int = 0, skipped: int = 0
+    ) -> None:
         """Take finished completions, waiting while the queue is full: who has not been answered holds back the next.
 
         A session that comes again with another text replaces the earlier one.
@@ -152,36 +160,32 @@ class Scorer:
             completions: sessions and their texts.
             refused: completions that the sender kept back since it last sent some, because it was not answered.
             unsent: those that it could not send.
+            skipped: those of validation, which it does not send.
         """
         with self._lock:
-            self._events += Events(refused=refused, unsent=unsent)
+            self._events += Events(refused=refused, unsent=unsent, skipped=skipped)
             for session, text in completions:
                 self._room.wait_for(partial(self._has_room_for, session))
                 self._events += Events(submitted=1)
-                if not self._accepting:
-                    self._events += Events(skipped=1)
-                elif session in self._scored:
+                if session in self._taken:
                     self._events += Events(late=1)
                 else:
                     self._take(session, text, urgent=False)
             self._observe()
 
-    def collect(
-        self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float, show: Collection[str] = ()
-    ) -> Scores | Missing | Failed:
-        """Score complete groups and forget them.
+    def collect(self, sessions: Sequence[Session], texts: Mapping[Session, str], within_s: float) -> Vectors:
+        """Give the vectors of sessions and forget those.
 
         Says at once what it does not have. Else waits for those of `sessions` that are to be embedded, which go before
         all others; takes those in `texts` that it has no vector for, whether the queue is full or not.
 
         Args:
-            sessions: all sessions of the groups, in any order; sessions of one uid are a group.
+            sessions: any, each once.
             texts: texts of those that an earlier answer said are missing.
             within_s: seconds to wait at most.
-            show: uids of the groups whose similarity matrices are wanted.
 
         Returns:
-            Scores in the order of `sessions`. Or what is missing or failed, and then nothing is forgotten.
+            The vectors that are there, and which are not.
         """
         with self._lock:
             for session in reversed(sessions):
@@ -190,76 +194,60 @@ class Scorer:
                     self._take(session, texts[session], urgent=True)
                 elif row is not None and row.digest in self._queue:
                     self._queue.move_to_end(row.digest, last=False)
-            if missing := [s for s in sessions if s not in self._rows]:
-                return Missing(missing)
-            self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
-            if waiting := [s for s in sessions if self._is_waiting(s)]:
-                error = self._trouble or f"{len(waiting)} texts are not embedded yet"
-                stalled_s = time.monotonic() - self._progress_at
-                return Failed(waiting, error, timed_out=True, broken=self._is_hung(), stalled_s=stalled_s)
-            rows = [self._rows.get(s) for s in sessions]
-            errors = {s: r.result for s, r in zip(sessions, rows, strict=True) if r and isinstance(r.result, str)}
-            if missing := [
-                # One may be evicted while the others are embedded.
-                s
-                for s, r in zip(sessions, rows, strict=True)
-                if r is None or (s in errors and s not in texts)
-            ]:
-                return Missing(missing)
-            if errors:
-                return Failed(list(errors), next(iter(errors.values())), timed_out=False, broken=self._broken)
-            scored = [row for row in rows if row is not None]
-        scores = self._score(sessions, scored, show)
-        self.forget(sessions)
-        return scores
-
-    def accept(self, accepting: bool) -> None:
-        """Whether completions that are submitted from now on are taken or skipped."""
-        with self._lock:
-            self._accepting = accepting
-            self._room.notify_all()
+            if not any(self._is_missing(s, texts) for s in sessions):
+                self._results.wait_for(lambda: not any(map(self._is_waiting, sessions)), within_s)
+            there = {s: row for s in sessions if (row := self._rows.get(s)) and isinstance(row.result, _Embedded)}
+            lacking = [s for s in sessions if s not in there]
+            missing = [s for s in lacking if self._is_missing(s, texts)]
+            waiting = [s for s in lacking if self._is_waiting(s)]
+            without = {*missing, *waiting}
+            failed = {s: str(self._rows[s].result) for s in lacking if s not in without}
+            broken = self._broken if failed else bool(waiting) and self._is_hung()
+            error = next(iter(failed.values()), "") or self._trouble
+            events, self._told = self._events - self._told, self._events
+            busy_s, self._told_busy_s = self._busy_s - self._told_busy_s, self._busy_s
+            self._forget(there)
+        embedded = {row.digest: row.result for row in there.values() if isinstance(row.result, _Embedded)}
+        place = {digest: at for at, digest in enumerate(embedded)}
+        of_session = [embedded[row.digest] for row in there.values()]
+        return Vectors(
+            vectors=np.stack([e.vector.numpy() for e in embedded.values()])
+            if embedded
+            else np.empty((0, 0), np.float32),
+            digests=list(embedded),
+            index=np.array([place[there[s].digest] if s in there else -1 for s in sessions], dtype=np.int64),
+            tokens=sum(e.tokens for e in of_session),
+            truncated_tokens=sum(e.truncated_tokens for e in of_session),
+            unknown_tokens=sum(e.unknown_tokens for e in of_session),
+            cached=sum(row.cached for row in there.values()),
+            replaced=sum(row.replaced for row in there.values()),
+            missing=missing,
+            waiting=waiting,
+            failed=list(failed),
+            error=error or (f"{len(waiting)} texts are not embedded yet" if waiting else ""),
+            broken=broken,
+            stalled_s=time.monotonic() - self._progress_at,
+            busy_s=busy_s,
+            events=events,
+        )
 
     def forget(self, sessions: Iterable[Session]) -> None:
-        """Drop sessions whose groups are done with; what comes of them later is late."""
+        """Drop sessions that nobody will ask for; what comes of them later is late."""
         with self._lock:
-            for session in sessions:
-                self._drop(session)
-                self._scored[session] = None
-            _shrink(self._scored, max(_REMEMBERED_SESSIONS, self._max_rows))
-            self._room.notify_all()
-            self._observe()
+            self._forget(sessions)
 
-    def _score(self, sessions: Sequence[Session], rows: Sequence[_Row], show: Collection[str]) -> Scores:
-        # One vector a text: a half-precision encoder's noise, which differs from batch to batch, must not tell clones
-        # apart.
-        embedded = {row.digest: row.result for row in rows if isinstance(row.result, _Embedded)}
-        of_row = [embedded[row.digest] for row in rows]
-        vectors = torch.stack([e.vector for e in of_row])
-        uids, numbers = np.unique([s.uid for s in sessions], return_inverse=True)
-        group = torch.from_numpy(numbers.reshape(-1))
-        with self._lock:
-            events, self._told = self._events - self._told, self._events
-        duplicate, effective_paths = group_diversity(vectors, group)
-        return Scores(
-            smi=self._smi(vectors, group).numpy(),
-            duplicate=duplicate.numpy(),
-            effective_paths=effective_paths.numpy(),
-            tokens=sum(e.tokens for e in of_row),
-            truncated_tokens=sum(e.truncated_tokens for e in of_row),
-            cached=sum(row.cached for row in rows),
-            empty=int((vectors == 0).all(dim=1).sum()),
-            replaced=sum(row.replaced for row in rows),
-            events=events,
-            shown={
-                str(uid): Shown(_cosines(vectors[group == number]), effective_paths[number].item())
-                for number, uid in enumerate(uids)
-                if uid in show
-            },
-        )
+    def _forget(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            self._drop(session)
+            self._taken[session] = None
+        _shrink(self._taken, max(_REMEMBERED_SESSIONS, self._max_rows))
+        self._room.notify_all()
+        self._results.notify_all()
+        self._observe()
 
     def _has_room_for(self, session: Session) -> bool:
         """Whether a completion need not wait: there is room, or it will not be taken."""
-        if not self._accepting or session in self._scored:
+        if session in self._taken:
             return True
         return len(self._queue) < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
 
@@ -267,12 +255,17 @@ class Scorer:
         began = self._call_began
         return began is not None and time.monotonic() - began > self._hung_s
 
+    def _is_missing(self, session: Session, texts: Mapping[Session, str]) -> bool:
+        """Whether its text is wanted: that of one that failed as well, which another try needs."""
+        row = self._rows.get(session)
+        return row is None or (isinstance(row.result, str) and session not in texts)
+
     def _is_waiting(self, session: Session) -> bool:
         row = self._rows.get(session)
         return row is not None and row.result is None
 
     def _take(self, session: Session, text: str, urgent: bool) -> None:
-        text, data, replaced = _readable(text)
+        data, replaced = _readable(text)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         known = self._rows.get(session)
         if known is not None:
@@ -287,7 +280,7 @@ class Scorer:
             job = self._running.get(digest) or self._queue.get(digest)
             row.cached = job is not None
             if job is None:
-                job = self._queue[digest] = _Job(digest, text, len(data))
+                job = self._queue[digest] = _Job(digest, data)
                 self._queue_bytes += job.size
                 self._work.notify()
             job.sessions.add(session)
@@ -326,12 +319,15 @@ class Scorer:
 
     def _embed_for_ever(self) -> None:
         done = 0
+        idle = False
         while True:
-            if done > _TRIM_AFTER_BYTES and not self._queue:
+            if idle or (done > _TRIM_AFTER_BYTES and not self._queue):
                 heap.trim()
                 done = 0
             with self._lock:
-                self._work.wait_for(lambda: bool(self._queue))
+                idle = not self._work.wait_for(lambda: bool(self._queue), _IDLE_S if done else None)
+                if idle:
+                    continue
                 jobs = self._next_jobs()
                 self._running = {job.digest: job for job in jobs}
                 self._room.notify_all()
@@ -349,21 +345,28 @@ class Scorer:
         jobs: list[_Job] = []
         size = 0
         company = 2**31
-        while self._queue and size < _BYTES_AT_A_TIME:
+        slice_bytes = self._slice_bytes()
+        while self._queue:
             job = next(iter(self._queue.values()))
             company = min(company, job.company)
-            if jobs and len(jobs) >= company:
+            if jobs and (len(jobs) >= company or size + job.size > slice_bytes):
                 break
             self._unqueue(job)
             jobs.append(job)
             size += job.size
         return jobs
 
+    def _slice_bytes(self) -> float:
+        """What the encoder takes about `_SLICE_S` for, by the rate that it showed."""
+        if self._rate is None:
+            return _FIRST_SLICE_BYTES
+        return min(max(_SLICE_S * self._rate, _SLICE_BYTES[0]), _SLICE_BYTES[1])
+
     def _embed(self, jobs: Sequence[_Job]) -> None:
         """Embed a batch; one that fails by halves, so that a text that can't be embedded is alone with its error."""
         start = time.perf_counter()
         try:
-            encoded = self._encode([job.text for job in jobs])
+            encoded = self._encode([job.data.decode() for job in jobs])
             results = _results(encoded)
         except EncoderUnavailableError as error:
             self._wait_for_encoder(jobs, error)
@@ -375,13 +378,17 @@ class Scorer:
                 self._finish(jobs, [f"{type(error).__name__}: {error}"], Events())
                 return
         else:
+            seconds = time.perf_counter() - start
+            self._busy_s += seconds
             tokens = int(encoded.tokens.sum())
+            rate = sum(job.size for job in jobs) / max(seconds, 1e-6)
+            self._rate = rate if self._rate is None else self._rate + _NEW_RATE_SHARE * (rate - self._rate)
             self._pause = _PAUSE_S[0]
             self._away = self._broken = False
             self._done += len(jobs)
             self._progress_at = time.monotonic()
             self._finish(jobs, results, Events(embedded=len(jobs), tokens=tokens, halved=encoded.halved))
-            self._tell("embedded", len(jobs), time.perf_counter() - start)
+            self._tell("embedded", len(jobs), seconds)
             return
         middle = len(jobs) // 2
         self._embed(jobs[:middle])
@@ -395,6 +402,10 @@ class Scorer:
             self._call_began = None
         if len(encoded.vectors) != len(texts):
             raise ValueError(f"the encoder gave {len(encoded.vectors)} vectors of {len(texts)} texts")
+        if encoded.vectors.ndim != 2:
+            raise ValueError(
+                f"the encoder gave vectors of the shape {list(encoded.vectors.shape)}, which is not [n, D]"
+            )
         size = encoded.vectors.shape[1]
         self._dimension = self._dimension or size
         if size != self._dimension:
@@ -474,23 +485,17 @@ class Scorer:
 def _results(encoded: Encoded) -> list[_Embedded | str]:
     """A vector of its own for each text, so that a kept one does not keep its whole batch; or why there is none."""
     finite = encoded.vectors.isfinite().all(dim=1).tolist()
-    found = zip(encoded.vectors, encoded.tokens.tolist(), encoded.truncated_tokens.tolist(), finite, strict=True)
-    return [_Embedded(vector.clone(), *counts) if ok else _NOT_FINITE for vector, *counts, ok in found]
+    counts = (encoded.tokens.tolist(), encoded.truncated_tokens.tolist(), encoded.unknown_tokens.tolist())
+    found = zip(encoded.vectors.float(), finite, *counts, strict=True)
+    return [_Embedded(vector.clone(), *of_text) if ok else _NOT_FINITE for vector, ok, *of_text in found]
 
 
-def _readable(text: str) -> tuple[str, bytes, bool]:
-    """The text and its UTF-8, lone surrogates as question marks, and whether there were any."""
+def _readable(text: str) -> tuple[bytes, bool]:
+    """The text's UTF-8, lone surrogates as question marks, and whether there were any."""
     try:
-        return text, text.encode(), False
+        return text.encode(), False
     except UnicodeEncodeError:
-        data = text.encode(errors="replace")
-        return data.decode(), data, True
-
-
-def _cosines(vectors: Tensor) -> np.ndarray:
-    """[n, n] float32 of [n, D] vectors."""
-    unit = torch.nn.functional.normalize(vectors.float(), dim=1)
-    return (unit @ unit.T).clamp(-1, 1).numpy()
+        return text.encode(errors="replace"), True
 
 
 def _shrink(entries: OrderedDict[Any, Any], most: int) -> None:

@@ -14,7 +14,7 @@ COUNTERS = {
     "refused": "Completions that reward workers kept back because the queue was full",
     "unsent": "Completions that reward workers could not send because the scorer was not there",
     "skipped": "Completions of validation, which nobody will ask for",
-    "late": "Completions that came after their group was scored",
+    "late": "Completions that came after their vector was taken, or given up",
     "evicted": "Completions dropped uncollected to bound memory",
     "cache_hits": "Completions whose text was known already",
     "embedded": "Texts that went through the encoder",

@@ -1,0 +1,20 @@
+"""Whether completions reach the scorers while others are still generated."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+
+def why_not_streamed(config: DictConfig) -> str | None:
+    """Why a run fetches all texts after the generation: veRL 0.9.1 hands completions to no reward manager until then.
+
+    None where it does. Agent loops that set their own score can't be seen here.
+    """
+    reward = config.reward
+    if not reward.reward_model.enable:
+        return None
+    if not reward.reward_model.enable_resource_pool:
+        return "reward.reward_model.enable_resource_pool=False: the reward model scores when all is generated"
+    if reward.custom_reward_function.path is None:
+        return "reward.reward_model.enable=True without reward.custom_reward_function: no reward manager is asked"
+    return None
