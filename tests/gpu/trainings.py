@@ -77,9 +77,11 @@ def make_model(out: Path, size: str) -> None:
     """The policy and its data."""
     shape = SIZES[size]
     if shape:
-        shape = {**shape, "num_key_value_heads": 2, "max_position_embeddings": 32768, "dtype": "bfloat16"}
+        torch.set_default_dtype(torch.bfloat16)
+        shape = {**shape, "num_key_value_heads": 2, "max_position_embeddings": 32768}
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         toy.make(out, **shape)
+    torch.set_default_dtype(torch.float32)
 
 
 def train(out: Path, placement: str, options: argparse.Namespace) -> None:
@@ -132,6 +134,10 @@ def verl_on_a_gpu(placement: str) -> list[str]:
         "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
         "actor_rollout_ref.actor.strategy=fsdp2",
         "actor_rollout_ref.actor.use_torch_compile=False",
+        "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2",
+        "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
+        "actor_rollout_ref.ref.fsdp_config.strategy=fsdp2",
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile=False",
         "actor_rollout_ref.rollout.enforce_eager=True",
         "actor_rollout_ref.rollout.load_format=auto",
         "actor_rollout_ref.rollout.gpu_memory_utilization=0.4",
