@@ -1,1 +1,1 @@
-"""Diversity scores of completion groups, computed while other completions are still being generated."""
+"""Vectors of completions, made while others are still being generated, and what they say of their groups."""
