@@ -112,6 +112,7 @@ def train(out: Path, placement: str, options: argparse.Namespace) -> None:
         f"trainer.total_training_steps={options.steps}",
         "trainer.resume_mode=disable",
         f"hydra.run.dir={out}/hydra/{placement}",
+        f"trainer.default_local_dir={out}/checkpoints",
         *scorers,
         *options.overrides,
     ]
@@ -138,6 +139,7 @@ def verl_on_a_gpu(placement: str) -> list[str]:
         "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
         "actor_rollout_ref.ref.fsdp_config.strategy=fsdp2",
         "actor_rollout_ref.ref.fsdp_config.use_torch_compile=False",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
         "actor_rollout_ref.rollout.enforce_eager=True",
         "actor_rollout_ref.rollout.load_format=auto",
         "actor_rollout_ref.rollout.gpu_memory_utilization=0.4",

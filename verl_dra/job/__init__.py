@@ -1,1 +1,1 @@
-"""What is found out about a run where it will run, before it starts."""
+"""What runs on the nodes of a Slurm job beside the training, and the CPUs that a run books."""
