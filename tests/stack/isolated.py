@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ def run(
     """Run to the end with output to `log`; the exit status is the command's."""
     root = [] if os.geteuid() == 0 else ["--map-root-user"]
     namespaces = ["unshare", *root, "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-    mounts = "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp/ray"
+    own_tmp = shlex.quote(str(Path(__file__).with_name("own_tmp.sh")))
+    mounts = f". {own_tmp} && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp/ray"
     prepare = f'ip link set lo up && {mounts} && exec "$@"'
     with log.open("wb") as output:
         return subprocess.run(
