@@ -38,15 +38,15 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
     negative = correct & (step.advantage < 0)
     events = came.events
     metrics: dict[str, float] = {}
-    if bool(step.scored.any()):
-        weights = step.weights[step.scored]
-        metrics = {"dra/weight/mean": weights.mean().item(), "dra/weight/min": weights.min().item()}
     if bool(scores.scored.any()):
-        metrics |= {
+        metrics = {
             "dra/smi/mean": scores.smi[scores.scored].mean().item(),
             "dra/effective_paths": scores.effective_paths.nanmean().item(),
             "dra/duplicates_frac": scores.duplicate[scores.scored].float().mean().item(),
         }
+    if bool(step.scored.any()):
+        weights = step.weights[step.scored]
+        metrics |= {"dra/weight/mean": weights.mean().item(), "dra/weight/min": weights.min().item()}
     metrics |= {
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.group),
