@@ -15,7 +15,7 @@ class Session(NamedTuple):
     session_id: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Events:
     """How often what happened to completions in a scorer and on the way to it, over some time."""
 

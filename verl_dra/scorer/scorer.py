@@ -10,13 +10,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from verl_dra.embedding import Encoded, Encoder, EncoderUnavailableError
 from verl_dra.scorer import heap
@@ -25,11 +24,9 @@ from verl_dra.scorer.messages import Events, Session, Vectors
 logger = logging.getLogger(__name__)
 
 # What the encoder is handed at a time: enough to sort into full batches, little enough that what a step asks for, which
-# is in the next slice, need not wait long. Bytes of the first slice, which shows the rate, and of any.
+# is in the next slice, need not wait long. Seconds, and bytes at least and at most.
 _SLICE_S = 1.0
-_FIRST_SLICE_BYTES = 2**14
 _SLICE_BYTES = (2**13, 2**24)
-_NEW_RATE_SHARE = 0.5
 _CACHED_TEXTS = 2**14
 # At least; a step may have as many as are kept.
 _REMEMBERED_SESSIONS = 2**14
@@ -56,7 +53,7 @@ class Observer(Protocol):
 
 
 class _Embedded(NamedTuple):
-    vector: Tensor
+    vector: np.ndarray
     """[D] float32."""
     tokens: int
     truncated_tokens: int
@@ -138,7 +135,7 @@ class Scorer:
         self._away = False
         self._broken = False
         self._done = 0
-        self._rate: float | None = None
+        self._rate = 0.0
         self._busy_s = self._told_busy_s = 0.0
         self._progress_at = -math.inf
         self._dimension: int | None = None
@@ -163,12 +160,14 @@ class Scorer:
             skipped: those of validation, which it does not send.
         """
         with self._lock:
-            self._events += Events(refused=refused, unsent=unsent, skipped=skipped)
+            self._events.refused += refused
+            self._events.unsent += unsent
+            self._events.skipped += skipped
             for session, text in completions:
                 self._room.wait_for(partial(self._has_room_for, session))
-                self._events += Events(submitted=1)
+                self._events.submitted += 1
                 if session in self._taken:
-                    self._events += Events(late=1)
+                    self._events.late += 1
                 else:
                     self._take(session, text, urgent=False)
             self._observe()
@@ -204,14 +203,14 @@ class Scorer:
             failed = {s: str(self._rows[s].result) for s in lacking if s not in without}
             broken = self._broken if failed else bool(waiting) and self._is_hung()
             error = next(iter(failed.values()), "") or self._trouble
-            events, self._told = self._events - self._told, self._events
+            events, self._told = self._events - self._told, replace(self._events)
             busy_s, self._told_busy_s = self._busy_s - self._told_busy_s, self._busy_s
             self._forget(there)
         embedded = {row.digest: row.result for row in there.values() if isinstance(row.result, _Embedded)}
         place = {digest: at for at, digest in enumerate(embedded)}
         of_session = [embedded[row.digest] for row in there.values()]
         return Vectors(
-            vectors=np.stack([e.vector.numpy() for e in embedded.values()])
+            vectors=np.stack([e.vector for e in embedded.values()])
             if embedded
             else np.empty((0, 0), np.float32),
             digests=list(embedded),
@@ -286,14 +285,14 @@ class Scorer:
             job.sessions.add(session)
             if urgent and digest in self._queue:
                 self._queue.move_to_end(digest, last=False)
-        self._events += Events(cache_hits=int(row.cached))
+        self._events.cache_hits += row.cached
         if not urgent:
             self._evict()
 
     def _evict(self) -> None:
         while len(self._rows) > self._max_rows:
             self._drop(next(iter(self._rows)))
-            self._events += Events(evicted=1)
+            self._events.evicted += 1
 
     def _drop(self, session: Session) -> None:
         """Forget a session, and its text where that waits for nobody else."""
@@ -357,9 +356,7 @@ class Scorer:
         return jobs
 
     def _slice_bytes(self) -> float:
-        """What the encoder takes about `_SLICE_S` for, by the rate that it showed."""
-        if self._rate is None:
-            return _FIRST_SLICE_BYTES
+        """What the encoder takes about `_SLICE_S` for, by the rate that it showed; little before it has shown one."""
         return min(max(_SLICE_S * self._rate, _SLICE_BYTES[0]), _SLICE_BYTES[1])
 
     def _embed(self, jobs: Sequence[_Job]) -> None:
@@ -382,7 +379,7 @@ class Scorer:
             self._busy_s += seconds
             tokens = int(encoded.tokens.sum())
             rate = sum(job.size for job in jobs) / max(seconds, 1e-6)
-            self._rate = rate if self._rate is None else self._rate + _NEW_RATE_SHARE * (rate - self._rate)
+            self._rate = max(rate, (rate + self._rate) / 2)
             self._pause = _PAUSE_S[0]
             self._away = self._broken = False
             self._done += len(jobs)
@@ -439,7 +436,7 @@ class Scorer:
         logger.warning("%s; trying again in %g s", error, self._pause)
         with self._lock:
             self._trouble = str(error)
-            self._events += Events(unavailable=1)
+            self._events.unavailable += 1
             for job in reversed(jobs):
                 self._running.pop(job.digest, None)
                 if job.sessions:
@@ -461,7 +458,7 @@ class Scorer:
                     if row is not None and row.digest == job.digest:
                         row.result = result
                 if isinstance(result, str):
-                    self._events += Events(failed=1)
+                    self._events.failed += 1
                 else:
                     self._cache[job.digest] = result
             _shrink(self._cache, _CACHED_TEXTS)
@@ -469,7 +466,7 @@ class Scorer:
             self._observe()
 
     def _observe(self) -> None:
-        self._tell("queued", self._events, len(self._queue), self._queue_bytes)
+        self._tell("queued", replace(self._events), len(self._queue), self._queue_bytes)
 
     def _tell(self, what: str, *values: object) -> None:
         """Tell the observer, which may fail: nothing hangs on what it shows."""
@@ -486,8 +483,8 @@ def _results(encoded: Encoded) -> list[_Embedded | str]:
     """A vector of its own for each text, so that a kept one does not keep its whole batch; or why there is none."""
     finite = encoded.vectors.isfinite().all(dim=1).tolist()
     counts = (encoded.tokens.tolist(), encoded.truncated_tokens.tolist(), encoded.unknown_tokens.tolist())
-    found = zip(encoded.vectors.float(), finite, *counts, strict=True)
-    return [_Embedded(vector.clone(), *of_text) if ok else _NOT_FINITE for vector, ok, *of_text in found]
+    found = zip(encoded.vectors.float().numpy(), finite, *counts, strict=True)
+    return [_Embedded(vector.copy(), *of_text) if ok else _NOT_FINITE for vector, ok, *of_text in found]
 
 
 def _readable(text: str) -> tuple[bytes, bool]:
