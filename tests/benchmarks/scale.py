@@ -1,4 +1,4 @@
-"""The scorers under load, without an encoder: the submit path, and the traffic of 64 nodes over 50 steps."""
+"""The scorers under load, without an encoder: balance and waits simulated, the submit path, 64 nodes' traffic."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from timing import show
 from verl_dra.embedding import EmbeddingConfig, Encoded
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
+from verl_dra.scorer.pool import replica_of
 
 Texts = dict[Session, str]
 
@@ -42,9 +43,51 @@ class PrecomputedEncoder:
 
 
 def main() -> None:
+    for prompts in (64, 1024):
+        _simulated(prompts)
     with local_ray(num_cpus=8, object_store_memory=2**30):
         _submit_path()
         _nodes()
+
+
+def _simulated(prompts: int, n: int = 16, draws: int = 7) -> None:
+    """Log-normal lengths; all completions grow at one speed, and a scorer embeds them as they come, one by one."""
+    rows = []
+    for replicas in (1, 2, 4, 8, 16):
+        balance = []
+        waits: dict[float, list[float]] = {1.0: [], 1.5: [], 2.0: [], 4.0: []}
+        for draw in range(draws):
+            numbers = np.random.default_rng(draw)
+            tokens = 512 * numbers.lognormal(0, 0.5, (prompts, 1)) * numbers.lognormal(0, 0.6, (prompts, n))
+            tokens = tokens.reshape(-1)
+            scorer = np.array([replica_of(Session(f"{draw} {i // n}", i % n), replicas) for i in range(len(tokens))])
+            work = np.bincount(scorer, tokens, replicas)
+            balance.append(work.max() / work.mean())
+            for capacity, of_capacity in waits.items():
+                # The longest takes a second; together the scorers would embed all in `1 / capacity` of it.
+                rate = capacity * tokens.sum() / replicas
+                of_capacity.append(max(_ends(tokens[scorer == i], tokens.max(), rate) for i in range(replicas)) - 1)
+        rows.append(
+            [
+                str(replicas),
+                f"{statistics.median(balance):.2f} ({min(balance):.2f} to {max(balance):.2f})",
+                *(f"{statistics.median(of_capacity):.1%}" for of_capacity in waits.values()),
+            ]
+        )
+    show(
+        f"Simulated: {prompts} prompts x {n}, the wait after the last completion as a share of the generation, by what "
+        f"all scorers embed against what the rollout makes; medians of {draws}",
+        ["scorers", "slowest over mean", *(f"{capacity:g} times" for capacity in waits)],
+        rows,
+    )
+
+
+def _ends(tokens: np.ndarray, longest: float, rate: float) -> float:
+    """When a scorer is done with completions, each of which comes after `tokens / longest` seconds."""
+    at = 0.0
+    for each in np.sort(tokens).tolist():
+        at = max(at, each / longest) + each / rate
+    return at
 
 
 def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:

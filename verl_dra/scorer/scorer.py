@@ -210,9 +210,7 @@ class Scorer:
         place = {digest: at for at, digest in enumerate(embedded)}
         of_session = [embedded[row.digest] for row in there.values()]
         return Vectors(
-            vectors=np.stack([e.vector for e in embedded.values()])
-            if embedded
-            else np.empty((0, 0), np.float32),
+            vectors=np.stack([e.vector for e in embedded.values()]) if embedded else np.empty((0, 0), np.float32),
             digests=list(embedded),
             index=np.array([place[there[s].digest] if s in there else -1 for s in sessions], dtype=np.int64),
             tokens=sum(e.tokens for e in of_session),
