@@ -44,6 +44,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+CLUSTERS_HERE = machine._clusters_of_nodes_here
+
+
+@pytest.fixture(autouse=True)
+def no_other_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else runs on this machine."""
+    monkeypatch.setattr(machine, "_clusters_of_nodes_here", set)
+
+
 def arguments(folder: Path, *overrides: str) -> list[str]:
     return [
         "+platform=cpu",
@@ -553,6 +562,21 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     assert state(0).state == "skip"
     config.trainer.save_freq = -1
     assert state(0).state == "skip"
+
+
+def test_another_cluster_with_a_node_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ["bash", "-c", 'exec -a /bin/raylet "$@"', "bash", sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(
+        [*node, "--gcs-address=10.1.2.3:4567"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        here = CLUSTERS_HERE()
+        process.communicate(b"\n")
+    assert "10.1.2.3:4567" in here
+    assert "10.1.2.3:4567" not in CLUSTERS_HERE()
+    monkeypatch.setattr(machine, "_clusters_of_nodes_here", lambda: {"10.1.2.3:4567"})
+    assert [check.state for joins in (True, False) for check in machine.other_rays(joins)] == ["ok", "warn"]
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,12 @@ AUTOSCALER = {
 THEN_JOINS = """
 import os, sys
 import ray
-from verl_dra.doctor import cluster
+from verl_dra.doctor import cluster, machine
 from verl_dra.main import composed
 
 (check,) = cluster.room(composed(sys.argv[1:])[0])
 ray.init(runtime_env={"env_vars": {"OF_THE_RUN": "yes"}})
+print("OTHERS", *(check.state for joins in (True, False) for check in machine.other_rays(joins)))
 print("JOINED AGAIN", check.state, ray.get(ray.remote(lambda: os.environ["OF_THE_RUN"]).remote()))
 """
 HEAD = """
@@ -130,6 +131,7 @@ python -c '{THEN_JOINS}' "$@"
         assert int(words[at + 3]) < 120
     assert "doctor: 1" in shown
     assert "JOINED AGAIN fail yes" in shown
+    assert "OTHERS ok warn" in shown
     (check,) = [
         c for c in json.loads((tmp_path / "doctor.json").read_text())["checks"] if c["check"] == "GPUs and CPUs"
     ]

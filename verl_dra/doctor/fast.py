@@ -72,6 +72,7 @@ def machine_checks(config: DictConfig, output: Path, address: str | None) -> lis
         *guarded("/dev/shm for weights", _weights_in_shared_memory, config),
         *([] if joins else guarded("Ray's temp folder", machine.ray_folder, temp)),
         *guarded("Ray's authentication", machine.ray_authentication, joins),
+        *guarded("other Ray clusters", machine.other_rays, joins),
         *guarded("home", machine.home),
     ]
 

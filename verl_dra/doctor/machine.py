@@ -21,6 +21,7 @@ _SOCKET_BYTES = 107
 _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST, _OBJECT_STORE_STRICT = 0.3, 200 * 10**9, 10**10
 # In Ray's session on each node, its copies of the working directories of jobs (Ray 2.60, _private/runtime_env).
 _COPIES_OF_JOBS = "working_dir_files"
+_OTHER_RAYS = "other Ray clusters"
 
 
 def folder(name: str, path: str | Path) -> Iterator[Check]:
@@ -110,6 +111,38 @@ def ray_folder(temp_dir: str | None = None) -> Iterator[Check]:
         yield warn(name, f"{root}: {1 - free / size:.0%} full; above {_FULL:.0%} Ray spills no objects", fix)
     else:
         yield ok(name, f"{root}: {gib(free)} free, sockets' paths of {length} bytes")
+
+
+def other_rays(joins: bool) -> Iterator[Check]:
+    """That no other Ray cluster than the run's has a node here.
+
+    veRL 0.9.1 gives vLLM weights through sockets in /tmp, named by the job's number in its cluster
+    (workers/rollout/vllm_rollout/vllm_rollout.py): two clusters' first jobs have the same.
+
+    Args:
+        joins: whether the run joins a cluster; else it starts its own.
+    """
+    clusters = _clusters_of_nodes_here()
+    if len(clusters) <= joins:
+        yield ok(_OTHER_RAYS, "none has a node on this machine")
+        return
+    found = f"{len(clusters)} have nodes on this machine ({', '.join(sorted(clusters))})"
+    why = "trainings of two clusters can get each other's weights, through sockets of veRL's in /tmp"
+    yield warn(_OTHER_RAYS, f"{found}; {why}", "train in one of them at a time, or give each a /tmp of its own")
+
+
+def _clusters_of_nodes_here() -> set[str]:
+    """Addresses of the clusters that have a node here, in our /tmp; of other users' only what this one may see."""
+    found: set[str] = set()
+    here = os.stat("/tmp")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if Path(words[0]).name == "raylet" and os.path.samestat(os.stat(process / "root/tmp"), here):
+                found.update(word.partition("=")[2] for word in words if word.startswith("--gcs-address="))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
 
 
 def ray_authentication(joins: bool | None) -> Iterator[Check]:
