@@ -140,30 +140,41 @@ def scorers(step: dict[str, Any]) -> list[str]:
     return [name for name in step["actors"] if name.startswith("dra_scorer")]
 
 
-def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+@dataclass
+class Recorded(Run):
+    """One that kept groups."""
+
+    groups: Path
+
+
+@pytest.fixture(scope="module")
+def sync(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("sync")
+    settings = ["trainer.total_training_steps=4", "trainer.logger=[console,tensorboard]"]
     validate = ["trainer.val_before_train=True", "trainer.test_freq=2"]
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", *validate])
-    assert len(run.steps) == 3
-    assert run.metric("dra/skipped_rows") == [4, 0, 4]  # what validation generated before steps 1 and 3
-    assert all(len(step["keys"]) == 4 * N for step in run.steps)
-    assert_advantages(run, toy_folder, encoder)
-    assert all(len(scorers(step)) == 1 for step in run.steps)
-    assert run.metric("dra/fallbacks") == [0, 0, 0]
-    assert all(1 < paths <= N for paths in run.metric("dra/effective_paths"))
-    assert "timing_s/dra_wait" in run.log
+    record = ["dra.record.every_n_steps=2", f"dra.record.folder={folder}/groups", "dra.record.groups=3"]
+    run = train(toy_folder, folder, [*settings, *validate, *record])
+    return Recorded(run.steps, run.log, folder / "groups")
 
 
-def test_recorded_groups_are_what_was_trained_on(toy_folder: Path, tmp_path: Path) -> None:
-    settings = ["dra.record.every_n_steps=2", f"dra.record.folder={tmp_path}/groups", "dra.record.groups=3"]
-    run = train(
-        toy_folder, tmp_path, ["trainer.total_training_steps=4", "trainer.logger=[console,tensorboard]", *settings]
-    )
-    assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == ["2.jsonl", "4.jsonl"]
+def test_sync_advantages_are_the_formula_s(sync: Recorded, toy_folder: Path, encoder: Any) -> None:
+    assert len(sync.steps) == 4
+    assert sync.metric("dra/skipped_rows") == [4, 0, 4, 0]  # what validation generated before steps 1 and 3
+    assert all(len(step["keys"]) == 4 * N for step in sync.steps)
+    assert_advantages(sync, toy_folder, encoder)
+    assert all(len(scorers(step)) == 1 for step in sync.steps)
+    assert sync.metric("dra/fallbacks") == [0, 0, 0, 0]
+    assert all(1 < paths <= N for paths in sync.metric("dra/effective_paths"))
+    assert "timing_s/dra_wait" in sync.log
+
+
+def test_recorded_groups_are_what_was_trained_on(sync: Recorded, toy_folder: Path) -> None:
+    assert sorted(path.name for path in sync.groups.iterdir()) == ["2.jsonl", "4.jsonl"]
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
     for step in (2, 4):
-        dumped = run.steps[step - 1]
+        dumped = sync.steps[step - 1]
         row = {tuple(key.rsplit("_", 2)[:2]): at for at, key in enumerate(dumped["keys"])}
-        groups = [json.loads(line) for line in (tmp_path / "groups" / f"{step}.jsonl").read_text().splitlines()]
+        groups = [json.loads(line) for line in (sync.groups / f"{step}.jsonl").read_text().splitlines()]
         assert len(groups) == 3
         for group in groups:
             rows = [row[group["uid"], str(completion["session"])] for completion in group["completions"]]
@@ -184,8 +195,8 @@ def test_recorded_groups_are_what_was_trained_on(toy_folder: Path, tmp_path: Pat
                 np.testing.assert_allclose(column[name], expected, atol=tolerance, err_msg=name)
             assert "say" in group["prompt"]
     # Written by a thread: the groups of step 2 are counted at the latest when those of step 4 are on their way.
-    assert sum(run.metric("dra/recorded_groups")) >= 3
-    assert sum(run.metric("dra/unrecorded_groups")) == 0
+    assert sum(sync.metric("dra/recorded_groups")) >= 3
+    assert sum(sync.metric("dra/unrecorded_groups")) == 0
 
 
 def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_path: Path) -> None:
