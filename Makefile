@@ -28,10 +28,10 @@ demo: $(READY)  ## train a small model with DRA-GRPO on this machine's CPU
 	$(BIN)/python recipes/tiny_paths/demo.py
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 10
 
 test-slow: $(READY)  ## the tests that start Ray clusters and train with the real veRL and vLLM
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 30
 
 test-all: test test-slow
 
