@@ -78,6 +78,8 @@ class DiversityScorer:
             # By itself torch takes OMP_NUM_THREADS, which Ray sets where nobody has, and sites often export as 1.
             torch.set_num_threads(max(1, int(self._config.num_cpus or 0)))
         self._encoder = build_encoder(replace(self._embedding, device=device))
+        if memory := getattr(self._encoder, "memory_bound", None):
+            _keep_within(memory, device)
         self._scorer = Scorer(
             self._encoder,
             self._config.max_rows,
@@ -87,6 +89,14 @@ class DiversityScorer:
             # Its requests have time-outs, and a scorer that is started again needs the server that it may wait for.
             hung_s=math.inf if self._embedding.encoder == "openai" else HUNG_S,
         )
+
+
+def _keep_within(memory: int, device: str) -> None:
+    """Let this process take so many bytes of the GPU and no more, as vLLM's wake-up needs the rest; a batch that finds
+    none is halved."""
+    with torch.cuda.device(device):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(memory / total, 1.0))
 
 
 def _device() -> str:

@@ -151,7 +151,12 @@ def _in_turn(nodes: Sequence[Room], count: int, each: float) -> tuple[list[tuple
 
 def _cores(node: Room) -> int:
     """Those that a node's scorers may have: what its GPUs can make use of, and no more than a share of the free."""
-    return max(min(round(_CORES_OF_A_GPU * node.gpus), int(_SHARE_OF_FREE * node.free)), 1)
+    return max(min(cores_of(node.gpus), int(_SHARE_OF_FREE * node.free)), 1)
+
+
+def cores_of(gpus: int) -> int:
+    """Cores that the scorers of so many GPUs can make use of."""
+    return max(round(_CORES_OF_A_GPU * gpus), 1)
 
 
 def _scorers_of(cores: int, num_cpus: float | None) -> tuple[int, float]:

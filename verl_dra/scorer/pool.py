@@ -82,6 +82,8 @@ class StepVectors:
     """Seconds that the scorers' encoders worked, all together."""
     tokens_per_s: float = 0.0
     """What all scorers embed together while they work."""
+    backlog_bytes: int = 0
+    """Bytes of texts that scorers had not embedded when they were asked first."""
     events: Events = field(default_factory=Events)
 
 
@@ -140,6 +142,7 @@ class PendingVectors:
                 setattr(step, name, getattr(step, name) + getattr(answer, name))
         for replica in {replica for replica, _, _ in self.answers}:
             answers = [answer for of, _, answer in self.answers if of == replica]
+            step.backlog_bytes += answers[0].backlog_bytes
             busy_s = sum(answer.busy_s for answer in answers)
             step.tokens_per_s += sum(answer.events.tokens for answer in answers) / busy_s if busy_s else 0.0
         return step
