@@ -842,7 +842,7 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert status == 0, shown
     assert rows[0].split() == ["check", "state", "found", "fix"]
     assert rows[2].split()[:2] == ["configuration", "ok"]
-    assert rows[-1].endswith(" ok, 0 warn, 0 fail, 2 not checked")
+    assert rows[-1].endswith(" ok, 0 warn, 0 fail, 3 not checked")
 
     status, shown = doctor(capsys, "--json", *words, "actor_rollout_ref.rollout.n=1", "data.val_files=/nowhere.parquet")
     report = json.loads(shown)
