@@ -498,7 +498,10 @@ def test_a_replica_that_cannot_come_back_ends_the_step_at_its_deadline(
     ("settings", "asked"),
     [
         ({"placement": "dedicated"}, r"placement dedicated: 1 x \(CPU 1, GPU 1\).*use dra.scorer.placement=colocated"),
-        ({"num_cpus": 20, "num_replicas": 2}, r"placement cpu: 2 x \(CPU 20, GPU 0\).*or book none \(dra.scorer.num_c"),
+        (
+            {"num_cpus": 20, "num_replicas": 2},
+            r"placement cpu: 2 x \(CPU 20, GPU 0\) on 1 node.*or book none \(dra.scorer.num_c",
+        ),
     ],
 )
 def test_what_cannot_be_placed_fails_at_the_start_with_the_reason(
@@ -543,7 +546,7 @@ def test_scorers_without_a_number_are_on_the_nodes_of_the_run_and_say_what_they_
     ray.util.remove_placement_group(trainer)
     assert len(run.pool) == 1
     said = re.fullmatch(
-        r"1 x \(CPU 2, GPU 0\), placement cpu; ngram.*; ([\d,]+) tokens/s in a trial", run.pool.describe()
+        r"1 x \(CPU 2, GPU 0\) on 1 node, placement cpu; ngram.*; ([\d,]+) tokens/s in a trial", run.pool.describe()
     )
     assert said
     assert int(said[1].replace(",", "")) > 10_000

@@ -210,6 +210,10 @@ def actor_options(
 
 
 def describe(options: Sequence[dict[str, Any]]) -> str:
-    """The resources that `options` ask for, in words."""
+    """The resources that `options` ask for, and on how many nodes where that is asked for too, in words."""
     alike = Counter((option["num_cpus"], option["num_gpus"]) for option in options)
-    return " and ".join(f"{count} x (CPU {cpus:g}, GPU {gpus:g})" for (cpus, gpus), count in alike.items())
+    asked = " and ".join(f"{count} x (CPU {cpus:g}, GPU {gpus:g})" for (cpus, gpus), count in alike.items())
+    places = [option["scheduling_strategy"] for option in options if "scheduling_strategy" in option]
+    # veRL's placement groups have a node each.
+    nodes = {place.node_id if hasattr(place, "node_id") else place.placement_group.id for place in places}
+    return f"{asked} on {len(nodes)} node{'s' * (len(nodes) > 1)}" if nodes else asked
