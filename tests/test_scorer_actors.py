@@ -546,7 +546,8 @@ def test_scorers_without_a_number_are_on_the_nodes_of_the_run_and_say_what_they_
     ray.util.remove_placement_group(trainer)
     assert len(run.pool) == 1
     said = re.fullmatch(
-        r"1 x \(CPU 2, GPU 0\) on 1 node, placement cpu; ngram.*; ([\d,]+) tokens/s in a trial", run.pool.describe()
+        r"1 x \(CPU 2, GPU 0\) on 1 node, placement cpu; hashed character 3-grams; ([\d,]+) tokens/s in a trial",
+        run.pool.describe(),
     )
     assert said
     assert int(said[1].replace(",", "")) > 10_000

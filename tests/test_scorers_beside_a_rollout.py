@@ -104,5 +104,7 @@ def test_what_the_trainer_moves_away_is_room(configured: Composed) -> None:
 
 def test_scorers_elsewhere_need_no_room_on_the_trainers_gpus(configured: Composed) -> None:
     assert list(fit_beside_vllm(configured("cpu"), None, 0, 0)) == []
+    apart = ["trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.hybrid_engine=False"]
+    assert list(fit_beside_vllm(configured("colocated", *apart), GIB, 80 * GIB, 0)) == []
     (check,) = fit_beside_vllm(configured("colocated"), None, 0, 0)
     assert check.state == "skip"

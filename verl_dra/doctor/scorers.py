@@ -77,8 +77,9 @@ def fit_beside_vllm(config: DictConfig, memory: int | None, gpu: int, parameters
         gpu: bytes of the GPU.
         parameters: of the policy; 0 where that is not known.
     """
-    if config.dra.scorer.placement != "colocated":
-        return
+    separate = select(config, "trainer.v1.trainer_mode") == "separate_async"
+    if config.dra.scorer.placement != "colocated" or (separate and not config.actor_rollout_ref.hybrid_engine):
+        return  # no vLLM is there
     if memory is None:
         yield skip(_MEMORY, "dra.scorer.placement=colocated takes memory of a GPU, which was not tried here")
         return
