@@ -13,6 +13,7 @@ import processes
 import pytest
 import ray
 import torch
+from clients import all_sent
 from local_ray import local_ray
 from omegaconf import OmegaConf
 
@@ -45,9 +46,11 @@ class Run:
 
     def __init__(self, max_rows: int) -> None:
         name = f"scorer_{uuid.uuid4().hex[:8]}"
-        config = ScorerConfig(name=name, num_replicas=REPLICAS, max_rows=max_rows, deadline_s=300)
+        config = ScorerConfig(
+            placement="cpu", name=name, num_replicas=REPLICAS, num_cpus=1, max_rows=max_rows, deadline_s=300
+        )
         self.pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
-        self.client = ScorerClient(name, REPLICAS)
+        self.client = ScorerClient(name)
         self.came: list[StepVectors] = []
 
     def submit(self, texts: list[tuple[Session, str]], wait: bool) -> None:
@@ -55,7 +58,7 @@ class Run:
             for session, text in texts:
                 self.client.submit(session, text)
             if wait:
-                await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+                await all_sent()
             else:
                 await asyncio.sleep(0)
 

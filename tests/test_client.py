@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -32,8 +33,33 @@ class FakeActor:
         return self.answers[-1]
 
 
+class Known:
+    """The number of scorers, or why it can't be looked up; given while `gate` is open."""
+
+    def __init__(self) -> None:
+        self.number: int | Exception = 1
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = 0
+
+    def look_up(self, name: str) -> int:
+        self.asked += 1
+        assert self.gate.wait(60)
+        if isinstance(self.number, Exception):
+            raise self.number
+        return self.number
+
+
 @pytest.fixture
-def actor(monkeypatch: pytest.MonkeyPatch) -> FakeActor:
+def known(monkeypatch: pytest.MonkeyPatch) -> Known:
+    """What the look-up of the scorers' number finds."""
+    known = Known()
+    monkeypatch.setattr("verl_dra.scorer.client.look_up", known.look_up)
+    return known
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch, known: Known) -> FakeActor:
     actor = FakeActor()
     monkeypatch.setattr("ray.get_actor", lambda name: actor)
     return actor
@@ -45,7 +71,9 @@ def submit(client: ScorerClient, *texts: str) -> None:
 
 
 async def turn() -> None:
-    """Let every task that can go on do so."""
+    """Let every task that can go on do so; one that looks up the scorers' number comes back from its thread."""
+    while any(task.get_coro().__qualname__ == "ScorerClient._find" for task in asyncio.all_tasks()):
+        await asyncio.sleep(0.001)
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -56,7 +84,7 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_what_comes_while_a_batch_is_under_way_goes_with_the_next(actor: FakeActor) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer", 1)
+        client = ScorerClient("scorer")
         submit(client, "one")
         await turn()
         submit(client, "two", "three")
@@ -76,7 +104,7 @@ def test_what_comes_while_a_batch_is_under_way_goes_with_the_next(actor: FakeAct
 
 def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer", 1)
+        client = ScorerClient("scorer")
         submit(client, *["x" * 100_000] * 5)
         await turn()
         assert len(actor.calls[0][0]) == 3
@@ -89,7 +117,7 @@ def test_completions_beyond_the_limit_are_refused_and_counted_with_the_next_batc
     actor: FakeActor, limits: dict[str, int]
 ) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer", 1, **limits)
+        client = ScorerClient("scorer", **limits)
         submit(client, "one")
         await turn()
         submit(client, "two", "six", "refused", "refused")
@@ -111,7 +139,7 @@ def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
     actor: FakeActor, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer", 1)
+        client = ScorerClient("scorer")
         submit(client, "one", "two")
         await turn()
         actor.answers[0].set_exception(error)
@@ -126,7 +154,7 @@ def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
 
 def test_what_is_skipped_is_counted_at_once_and_not_sent(actor: FakeActor) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer", 1)
+        client = ScorerClient("scorer")
         client.skip(Session("a", 0))
         client.skip(Session("a", 1))
         await turn()
@@ -143,12 +171,60 @@ def test_what_is_skipped_is_counted_at_once_and_not_sent(actor: FakeActor) -> No
     run(body)
 
 
-def test_a_busy_scorer_holds_back_its_own_groups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_before_the_number_of_scorers_is_known_goes_to_each_afterwards(
+    monkeypatch: pytest.MonkeyPatch, known: Known
+) -> None:
+    actors = {"scorer_0": FakeActor(), "scorer_1": FakeActor()}
+    monkeypatch.setattr("ray.get_actor", actors.__getitem__)
+    known.number = 2
+
+    async def body() -> None:
+        client = ScorerClient("scorer", max_rows=4)
+        known.gate.clear()
+        client.skip(Session("a", 9))
+        submit(client, "one", "two", "three", "four", "refused")
+        await asyncio.sleep(0)
+        known.gate.set()
+        await turn()
+        first, second = actors.values()
+        assert sorted(first.calls[0][0] + second.calls[0][0]) == ["four", "one", "three", "two"]
+        assert len(first.calls[0][0]) == len(second.calls[0][0]) == 2
+        assert first.calls[0][1:] == (1, 0)
+        assert second.calls[0][1:] == (0, 0)
+        assert first.skipped + second.skipped == [1, 0]
+        assert known.asked == 1
+
+    run(body)
+
+
+def test_what_comes_while_no_scorers_are_known_is_counted_by_the_first(
+    actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer")
+        known.number = LookupError("no diversity scorers of the name scorer are known")
+        client.skip(Session("a", 9))
+        submit(client, "one", "two")
+        await turn()
+        assert not actor.calls
+        assert "2 completions did not reach a diversity scorer (LookupError: no diversity scorers of" in caplog.text
+        known.number = 1
+        submit(client, "three")
+        await turn()
+        assert actor.calls == [(["three"], 0, 2)]
+        assert actor.skipped == [1]
+        assert known.asked == 2
+
+    run(body)
+
+
+def test_a_busy_scorer_holds_back_its_own_groups_alone(monkeypatch: pytest.MonkeyPatch, known: Known) -> None:
+    known.number = 2
     actors = {"scorer_0": FakeActor(), "scorer_1": FakeActor()}
     monkeypatch.setattr("ray.get_actor", actors.__getitem__)
 
     async def body() -> None:
-        client = ScorerClient("scorer", 2)
+        client = ScorerClient("scorer")
         for _ in range(2):
             for uid in "abcdefgh":
                 client.submit(Session(uid, 0), uid)

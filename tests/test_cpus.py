@@ -28,15 +28,16 @@ def configured() -> Composed:
     return call
 
 
-def booked(config: DictConfig, nodes: int = 1) -> dict[str, tuple[int, int, float]]:
-    return {need.what: (need.groups, need.gpus, need.cpus) for need in needs(config, nodes)}
+def booked(config: DictConfig) -> dict[str, tuple[int, int, float]]:
+    return {need.what: (need.groups, need.gpus, need.cpus) for need in needs(config)}
 
 
 ALWAYS = {
     "TransferQueue's controller": (1, 0, 1),
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": (8, 0, 1),
 }
-DRA = {**ALWAYS, "veRL's task runner": (1, 0, 1), "dra.scorer.num_cpus": (1, 0, 1)}
+DRA = {**ALWAYS, "veRL's task runner": (1, 0, 1)}
+ONE = {"dra.scorer.num_cpus": (1, 0, 1)}
 TRAINER = {"trainer.n_gpus_per_node": (1, 8, 24)}
 TP2 = "actor_rollout_ref.rollout.tensor_model_parallel_size=2"
 SEPARATE = ["trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.rollout.nnodes=2", TP2]
@@ -44,33 +45,29 @@ OF_ROLLOUTS = "actor_rollout_ref.rollout.n_gpus_per_node"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "nodes", "expected"),
+    ("overrides", "expected"),
     [
-        ([], 1, TRAINER | DRA),
-        (["dra.enabled=False"], 1, TRAINER | ALWAYS),
-        (["trainer.nnodes=2"], 3, DRA | {"trainer.n_gpus_per_node": (2, 8, 24), "dra.scorer.num_cpus": (3, 0, 1)}),
+        ([], TRAINER | DRA),
+        (["dra.enabled=False"], TRAINER | ALWAYS),
+        (["trainer.nnodes=2"], DRA | {"trainer.n_gpus_per_node": (2, 8, 24)}),
+        (["dra.scorer.placement=colocated", "trainer.device=cpu"], TRAINER | DRA),
+        (["dra.scorer.placement=cpu"], TRAINER | DRA | ONE),
+        (["trainer.device=cpu", "trainer.nnodes=2"], DRA | ONE | {"trainer.n_gpus_per_node": (2, 8, 24)}),
+        (["dra.embedding.encoder=openai"], TRAINER | DRA | ONE),
         (
-            ["dra.scorer.num_cpus=2.5", "dra.scorer.num_replicas=4"],
-            1,
+            ["dra.scorer.placement=cpu", "dra.scorer.num_cpus=2.5", "dra.scorer.num_replicas=4"],
             TRAINER | DRA | {"dra.scorer.num_cpus": (4, 0, 2.5)},
         ),
-        (["dra.scorer.placement=colocated"], 1, TRAINER | {k: v for k, v in DRA.items() if "scorer" not in k}),
-        (
-            ["dra.scorer.placement=dedicated"],
-            4,
-            TRAINER
-            | {k: v for k, v in DRA.items() if "scorer" not in k}
-            | {"dra.scorer.placement=dedicated": (1, 1, 1)},
-        ),
-        (SEPARATE, 1, TRAINER | DRA | {OF_ROLLOUTS: (8, 2, 4)}),
-        ([*SEPARATE, "actor_rollout_ref.rollout.n_gpus_per_node=1"], 1, TRAINER | DRA | {OF_ROLLOUTS: (2, 1, 2)}),
+        (["dra.scorer.placement=cpu", "dra.scorer.num_cpus=0"], TRAINER | DRA | {"dra.scorer.num_cpus": (1, 0, 0)}),
+        (["dra.scorer.placement=dedicated"], TRAINER | DRA | {"dra.scorer.placement=dedicated": (1, 1, 1)}),
+        (SEPARATE, TRAINER | DRA | {OF_ROLLOUTS: (8, 2, 4)}),
+        ([*SEPARATE, "actor_rollout_ref.rollout.n_gpus_per_node=1"], TRAINER | DRA | {OF_ROLLOUTS: (2, 1, 2)}),
         (
             [
                 *SEPARATE,
                 "actor_rollout_ref.rollout.disaggregation.enabled=True",
                 "actor_rollout_ref.rollout.disaggregation.decode_replicas=3",
             ],
-            1,
             TRAINER | DRA | {OF_ROLLOUTS: (2, 8, 16)},
         ),
         (
@@ -79,43 +76,38 @@ OF_ROLLOUTS = "actor_rollout_ref.rollout.n_gpus_per_node"
                 *("reward.reward_model.nnodes=1", "reward.reward_model.n_gpus_per_node=2"),
                 "reward.reward_model.rollout.name=vllm",
             ],
-            1,
             TRAINER | DRA | {"reward.reward_model.n_gpus_per_node": (1, 2, 6)},
         ),
         (
             ["distillation.enabled=True", "distillation.nnodes=1", "distillation.n_gpus_per_node=4"],
-            1,
             TRAINER | DRA | {"distillation.n_gpus_per_node": (1, 4, 12)},
         ),
         (
             ["transfer_queue.backend.storage_backend=MooncakeStore"],
-            1,
             TRAINER | {k: v for k, v in DRA.items() if "unit" not in k},
         ),
         (
             ["dra.base_reward_manager=remote", "reward.num_workers=3"],
-            1,
             TRAINER | DRA | {"reward.num_workers=3 of the remote reward manager": (9, 0, 1)},
         ),
         (
             ["dra.enabled=False", "reward.reward_manager.name=remote"],
-            1,
             TRAINER | ALWAYS | {"reward.num_workers=8 of the remote reward manager": (64, 0, 1)},
         ),
     ],
 )
 def test_what_verls_own_configuration_books(
-    overrides: list[str], nodes: int, expected: dict[str, tuple[int, int, float]], configured: Composed
+    overrides: list[str], expected: dict[str, tuple[int, int, float]], configured: Composed
 ) -> None:
-    assert booked(configured(*overrides), nodes) == expected
+    assert booked(configured(*overrides)) == expected
 
 
-def test_two_nodes_of_eight_gpus_need_31_cpus_each(configured: Composed) -> None:
-    """48 are booked with the GPUs; then 8 units, two scorers, and a controller and a task runner on either node."""
-    found = needs(configured("trainer.nnodes=2"), nodes=2)
-    assert sum(need.groups * need.cpus for need in found) == 60
-    assert least_cpus(found, [Node("a", 8, 0), Node("b", 8, 0)]) == 31
-    tight = [Node("a", 8, 30), Node("b", 8, 30)]
+def test_two_nodes_of_eight_gpus_need_30_cpus_each(configured: Composed) -> None:
+    """48 are booked with the GPUs; then 8 units, and a controller and a task runner on either node."""
+    found = needs(configured("trainer.nnodes=2"))
+    assert sum(need.groups * need.cpus for need in found) == 58
+    assert least_cpus(found, [Node("a", 8, 0), Node("b", 8, 0)]) == 30
+    tight = [Node("a", 8, 29), Node("b", 8, 29)]
     assert unplaced(found, tight) is None
     assert unplaced(found, tight, at_worst=True) is not None
 
@@ -160,9 +152,21 @@ def test_what_can_be_anywhere_needs_room_on_every_node_at_worst() -> None:
         assert (unplaced([pool, runner, scorers], nodes, at_worst=True) is None) == at_worst
 
 
+def test_a_scorer_on_cpus_is_on_a_node_of_the_run_s_gpus_or_nowhere() -> None:
+    pool, scorer, larger = (
+        Need("pool", 1, 4, 12),
+        Need("scorer", 1, cpus=1, place="beside GPUs"),
+        Need("any", 1, cpus=2),
+    )
+    assert unplaced([scorer, pool], [Node("a", 4, 13), Node("b", 0, 0)]) is None
+    assert unplaced([scorer, pool], [Node("a", 4, 12), Node("b", 0, 9)]) == scorer
+    # Others, which may be elsewhere, do not take its place.
+    assert unplaced([larger, scorer, pool], [Node("a", 4, 14), Node("b", 0, 9)]) is None
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_least_number_of_cpus_is_enough_and_one_less_is_not(count: int, configured: Composed) -> None:
-    found = needs(configured(f"trainer.nnodes={count}", "dra.scorer.num_cpus=1.5"), nodes=count)
+    found = needs(configured(f"trainer.nnodes={count}", "dra.scorer.placement=cpu", "dra.scorer.num_cpus=1.5"))
     least = least_cpus(found, [Node("", 8, 0)] * count)
     assert least is not None
     assert unplaced(found, [Node("", 8, least)] * count, at_worst=True) is None

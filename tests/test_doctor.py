@@ -680,6 +680,9 @@ def test_the_cpus_of_a_ray_of_its_own_are_those_that_ray_takes(
     assert "1 GPUs and 5 CPUs on this machine" in line
 
 
+SCORERS = ["dra.scorer.num_replicas=2", "dra.scorer.num_cpus=2"]
+
+
 @dataclass
 class StandIn:
     """A Ray cluster of nodes with (GPUs, CPUs) each, of which `free` are left."""
@@ -717,7 +720,7 @@ class StandIn:
 def test_a_cluster_is_held_against_all_that_it_has_and_its_free_part_is_a_warning(
     configured: Alter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured("ray_kwargs.ray_init.address=null", "trainer.nnodes=2", "dra.scorer.num_cpus=2")
+    config = configured("ray_kwargs.ray_init.address=null", "trainer.nnodes=2", *SCORERS)
     # 3 for the GPU and 2 for a scorer on each; a storage unit on the first; controller and task runner on either.
     whole = [(1, 6), (1, 6)]
     assert StandIn(whole, whole).check(config, monkeypatch).state == "fail"
@@ -863,7 +866,7 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert status == 0, shown
     assert rows[0].split() == ["check", "state", "found", "fix"]
     assert rows[2].split()[:2] == ["configuration", "ok"]
-    assert rows[-1].endswith(" ok, 0 warn, 0 fail, 2 not checked")
+    assert rows[-1].endswith(" ok, 0 warn, 0 fail, 3 not checked")
 
     status, shown = doctor(capsys, "--json", *words, "actor_rollout_ref.rollout.n=1", "data.val_files=/nowhere.parquet")
     report = json.loads(shown)

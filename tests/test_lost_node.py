@@ -12,6 +12,7 @@ import oracles
 import pytest
 import ray
 import torch
+from clients import all_sent
 from processes import alive
 from ray.cluster_utils import Cluster
 
@@ -20,7 +21,7 @@ from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.placement import ScorerConfig, replica_count
+from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool, replica_of
 from verl_dra.scorer.scores import step_scores
 
@@ -39,17 +40,18 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> None:
-    config = ScorerConfig(name="scorer", deadline_s=300)
-    config.num_replicas = replica_count(config, trainer_nodes=2)
-    assert config.num_replicas == 2
-    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
-    client = ScorerClient("scorer", 2)
+    trainer = ray.util.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
+    ray.get(trainer.ready())
+    config = ScorerConfig(placement="cpu", name="scorer", deadline_s=300)
+    pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"), trainer_pool=[trainer])
+    assert len(pool) == 2
+    client = ScorerClient("scorer")
     texts = {Session(f"{g}", i): f"way {(g * i) % 3}" for g in range(12) for i in range(4)}
 
     async def submit() -> None:
         for session, text in texts.items():
             client.submit(session, text)
-        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+        await all_sent()
 
     asyncio.run(submit())
     pids = ray.get([handle.ready.remote() for handle in pool.handles])

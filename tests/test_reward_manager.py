@@ -50,8 +50,8 @@ class Recorder:
     submitted: list[tuple[Session, str]]
     skipped: list[Session]
 
-    def __init__(self, name: str, replicas: int) -> None:
-        self.asked = (name, replicas)
+    def __init__(self, name: str) -> None:
+        self.name = name
         Recorder.submitted = []
         Recorder.skipped = []
 
@@ -72,7 +72,7 @@ def config(base: str) -> Any:
     overlong = {"enable": True, "len": 4, "penalty_factor": 1.0, "log": True}
     return OmegaConf.create(
         {
-            "dra": {"base_reward_manager": base, "scorer": {"name": "scorers", "num_replicas": 2}},
+            "dra": {"base_reward_manager": base, "scorer": {"name": "scorers"}},
             "trainer": {"experiment_name": "test"},
             "reward": {
                 "num_workers": 1,
@@ -226,6 +226,7 @@ def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: 
 
 
 def test_a_reward_waits_neither_for_a_busy_scorer_nor_for_an_absent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
     sent: list[Any] = []
 
     def never(completions: Any, refused: int, unsent: int, skipped: int) -> Any:
@@ -233,15 +234,25 @@ def test_a_reward_waits_neither_for_a_busy_scorer_nor_for_an_absent_one(monkeypa
         return asyncio.get_running_loop().create_future()
 
     def absent(name: str) -> Any:
+        asked.append(name)
         raise ValueError(f"Failed to look up actor {name}")
 
     data = trajectory(TOKENIZER, [("q", "an answer")])
+
+    async def run(seen: list[Any]) -> dict[str, Any]:
+        reward = await DRARewardManager(config("naive"), TOKENIZER, scored).run_single(copy.deepcopy(data))
+        while not seen:
+            await asyncio.sleep(0.001)
+        return reward
+
     alone = rewarded("naive", data, wrapped=False)
+    monkeypatch.setattr("verl_dra.scorer.client.look_up", lambda name: 1)
     monkeypatch.setattr("ray.get_actor", lambda name: SimpleNamespace(submit=SimpleNamespace(remote=never)))
-    assert rewarded("naive", data) == alone
+    assert asyncio.run(asyncio.wait_for(run(sent), 60)) == alone
     assert sent == [[(Session("a", 0), "an answer")]]
     monkeypatch.setattr("ray.get_actor", absent)
-    assert rewarded("naive", data) == alone
+    assert asyncio.run(asyncio.wait_for(run(asked), 60)) == alone
+    assert asked == ["scorers_0"]
 
 
 def test_many_trajectories_at_once_are_all_submitted(recorded: type[Recorder]) -> None:

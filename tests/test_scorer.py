@@ -697,3 +697,17 @@ def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread
     gated.gate.set()
     assert_right(TEXTS, scores.result(60))
     assert set(TEXTS.values()) <= set(gated.batches[1])
+
+
+def test_a_step_learns_what_had_not_been_embedded_when_it_asked(
+    gated: GatedEncoder, thread: ThreadPoolExecutor
+) -> None:
+    scorer = Scorer(gated, max_rows=10)
+    scorer.submit({**TEXTS, Session("c", 0): "\u00e9"}.items())
+    gated.started.wait(LONG)
+    waiting = thread.submit(scorer.collect, list(TEXTS), {}, LONG)
+    assert scorer.collect([Session("d", 0)], {}, 0).backlog_bytes == sum(map(len, set(TEXTS.values()))) + 2
+    gated.gate.set()
+    assert (waiting.result().index >= 0).all()
+    assert scorer.collect([Session("c", 0)], {}, LONG).missing == []
+    assert scorer.collect([Session("d", 0)], {}, 0).backlog_bytes == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding.sentence_transformer import memory_bound
 from verl_dra.scorer.actor import DiversityScorer
 from verl_dra.scorer.placement import ScorerConfig
 
@@ -57,6 +60,23 @@ def test_the_gpu_is_counted_among_the_visible_ones(
     gpu_ids: list[int | str], variables: dict[str, str], expected: str, device: SimpleNamespace
 ) -> None:
     assert device.of(gpu_ids, variables) == expected
+
+
+def test_a_scorer_keeps_within_the_memory_that_its_encoder_says(
+    device: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept_within(fraction: float) -> None:
+        raise LoadedError(f"{fraction} of {torch.cuda.current_device()}")
+
+    monkeypatch.setattr(
+        "verl_dra.scorer.actor.build_encoder", lambda _: SimpleNamespace(memory_bound=memory_bound(2**30, 2**30))
+    )
+    monkeypatch.setattr("torch.cuda.device", lambda name: nullcontext())
+    monkeypatch.setattr("torch.cuda.current_device", lambda: "the right one")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", kept_within)
+    # A GiB of weights and one of a batch, a quarter more, and a quarter of one for vectors.
+    assert device.of([1], {NOSET: "1"}) == f"{2.75 / 80} of the right one"
 
 
 def test_a_gpu_that_can_not_be_seen_is_named(device: SimpleNamespace) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from clients import all_sent
 from embedding_server import small_server
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -102,14 +103,14 @@ def test_what_an_actor_gets_is_what_was_sent(encoders: dict[str, Encoder]) -> No
     groups = [POISON, [*POISON, MEGABYTE, LINES]]
     texts = {Session(f"u{g}", i): text for g, group in enumerate(groups) for i, text in enumerate(group)}
     with local_ray(num_cpus=2):
-        config = ScorerConfig(name="soak", num_replicas=1)
+        config = ScorerConfig(placement="cpu", name="soak", num_replicas=1)
         pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
-        client = ScorerClient("soak", 1)
+        client = ScorerClient("soak")
 
         async def submit() -> None:
             for session, text in list(texts.items())[::2]:
                 client.submit(session, text)
-            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+            await all_sent()
 
         asyncio.run(submit())
         came = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})

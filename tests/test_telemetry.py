@@ -59,7 +59,7 @@ def port() -> Iterator[int]:
 
 @pytest.mark.slow
 def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
-    config = ScorerConfig(name="metered", num_replicas=1)
+    config = ScorerConfig(placement="cpu", name="metered", num_replicas=1)
     pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
     texts = {Session("a", i): f"way {i % 2}" for i in range(4)}
     ray.get(pool.handles[0].submit.remote(list(texts.items()), 2, 1))

@@ -95,8 +95,8 @@ def check(config: DictConfig) -> DRAConfig:
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
-    dra = prepare(config)
     auto_set_device(config)
+    dra = prepare(config)
     try:
         validate_config(
             config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)

@@ -64,6 +64,7 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
         "dra/truncated_tokens_frac": came.truncated_tokens / max(came.tokens, 1),
         "dra/unknown_tokens_frac": came.unknown_tokens / max(came.tokens, 1),
         "dra/cached_frac": came.cached / len(step.smi),
+        "dra/scorers/backlog_bytes": float(came.backlog_bytes),
     }
     return metrics
 

@@ -27,7 +27,7 @@ class DRARewardManager(RewardManagerBase):
         self._base: RewardManagerBase = base_reward_manager(config.dra.base_reward_manager)(
             config=config, tokenizer=tokenizer, compute_score=compute_score, **kwargs
         )
-        self._scorers = ScorerClient(config.dra.scorer.name, config.dra.scorer.num_replicas)
+        self._scorers = ScorerClient(config.dra.scorer.name)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The base manager's reward and extra info for one trajectory (its outputs are the rows of `data`)."""

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
-from ray.util.placement_group import PlacementGroup
 from torch import Tensor
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.debug import marked_timer
@@ -35,7 +34,6 @@ from verl_dra.record import Recorder, trackers
 from verl_dra.recording import FetchedGroup, fetched_groups
 from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.placement import replica_count
 from verl_dra.scorer.pool import FetchTexts, PendingVectors, ScorerPool, StepVectors
 from verl_dra.scorer.scores import StepScores, step_scores
 from verl_dra.summary import Summary
@@ -79,21 +77,17 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self.val_dataloader.collate_fn = Marking(self.val_dataloader.collate_fn)
 
         def _setup(self) -> None:
-            # Reward workers get the config inside super()._setup() and need the number of scorers.
-            self._dra.scorer.num_replicas = replica_count(self._dra.scorer, self.config.trainer.nnodes)
-            self.config.dra.scorer.num_replicas = self._dra.scorer.num_replicas
-            on_cpu = self._dra.scorer.placement == "cpu"
-            if on_cpu:
-                self._scorers = self._start_scorers([])
             super()._setup()
-            if not on_cpu:
-                # After the trainer has booked its GPUs: veRL waits for ever for one that a scorer has taken.
-                pool = self.resource_pool_manager.resource_pool_dict["global_pool"]
-                self._scorers = self._start_scorers(pool.get_placement_groups())
+            # After all that veRL books: it waits for ever for a GPU or a CPU that a scorer has taken.
+            self._scorers = self._start_scorers()
 
-        def _start_scorers(self, trainer_pool: Sequence[PlacementGroup]) -> ScorerPool:
+        def _start_scorers(self) -> ScorerPool:
             dra = self._dra
-            scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool)
+            trainer_pool = self.resource_pool_manager.resource_pool_dict["global_pool"].get_placement_groups()
+            own = getattr(self, "standalone_server_manager", None)  # of separate_async
+            rollout_pools = [replica.resource_pool for replica in own.get_replicas()] if own else []
+            rollout_pool = [group for pool in rollout_pools for group in pool.get_placement_groups()]
+            scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
             say(f"diversity scorers: {scorers.describe()}")
             if why := why_not_streamed(self.config):
                 say(

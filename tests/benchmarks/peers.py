@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from clients import all_sent
 from local_ray import local_ray
-from scorers import all_sent, scored, scorer_pool
+from scorers import scored, scorer_pool
 from sentence_transformers import SentenceTransformer
 from timing import show
 from torch import Tensor
@@ -127,7 +128,7 @@ def _stream(pool: ScorerPool, actor: str, texts: Sequence[str], generation_s: fl
     """As in production: a reward worker's client hands over what is finished, and the trainer asks at the end."""
     prefix = time.monotonic_ns()
     named = {Session(f"{prefix}-{i // N}", i % N): text for i, text in enumerate(texts)}
-    last = asyncio.run(_generate(ScorerClient(actor, len(pool)), named, generation_s))
+    last = asyncio.run(_generate(ScorerClient(actor), named, generation_s))
     came, scores = scored(pool, named)
     seconds = time.perf_counter() - last
     assert came.missing_rows == 0

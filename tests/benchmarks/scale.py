@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
+from clients import all_sent
 from local_ray import local_ray
-from scorers import all_sent, scored, scorer_pool
+from scorers import scored, scorer_pool
 from timing import show
 
 from verl_dra.embedding import EmbeddingConfig, Encoded
@@ -95,7 +96,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
     rows = []
     for replicas in (1, 2, 4):
         with scorer_pool(EmbeddingConfig(encoder="ngram"), replicas) as (pool, name):
-            client = ScorerClient(name, replicas, max_rows=completions, max_characters=2**30)
+            client = ScorerClient(name, max_rows=completions, max_characters=2**30)
             rates = []
             for step in range(3):
                 texts = _texts(step, completions // 8, 8, characters)
@@ -117,7 +118,7 @@ def _submit_path(completions: int = 20_000, characters: int = 2400) -> None:
 
 def _nodes(nodes: int = 64, prompts: int = 1024, n: int = 16, steps: int = 50, replicas: int = 4) -> None:
     with scorer_pool(EmbeddingConfig(encoder="scale:PrecomputedEncoder"), replicas) as (pool, name):
-        clients = [ScorerClient(name, replicas) for _ in range(nodes)]
+        clients = [ScorerClient(name) for _ in range(nodes)]
         pids = ray.get([handle.ready.remote() for handle in pool.handles])
         seconds, waits, memory = [], [], []
         for step in range(1, steps + 1):

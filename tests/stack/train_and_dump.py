@@ -51,7 +51,7 @@ def watched(base: Any) -> Any:
                 select_fields=["responses", "response_mask", "rm_scores", "advantages", "old_log_probs"],
             )
             self.updates += 1
-            counted = needs(self.config, nodes=len(ray.nodes()))
+            counted = needs(self.config)
             total, free = ray.cluster_resources(), ray.available_resources()
             torch.save(
                 {

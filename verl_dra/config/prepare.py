@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.algorithm import NegativeRewards
 from verl_dra.config.schema import WEIGHTS, DRAConfig
+from verl_dra.scorer.placement import settled
 
 ESTIMATOR = "dra"
 _ESTIMATOR_UNSET = "grpo"
@@ -203,15 +204,19 @@ def _check_reward_manager(config: DictConfig, name: str) -> None:
 
 
 def _check_device(config: DictConfig, dra: DRAConfig) -> None:
+    """Refuse devices that contradict each other, and settle what `auto` comes to."""
     from verl.utils.device import get_device_name
 
-    placement = dra.scorer.placement
-    if placement != "cpu" and dra.embedding.device != "cpu" and get_device_name() == "cpu":
-        raise ValueError(f"dra.scorer.placement={placement} needs a GPU and there is none here; use cpu")
-    if placement == "cpu" and dra.embedding.device not in (None, "cpu"):
+    device = dra.embedding.device
+    asked = dra.scorer.placement
+    if asked in ("dedicated", "colocated") and device != "cpu" and get_device_name() == "cpu":
+        raise ValueError(f"dra.scorer.placement={asked} needs a GPU and there is none here; use cpu or auto")
+    dra.scorer.placement = settled(asked, config.trainer.device, dra.embedding.encoder, device)
+    if dra.scorer.placement == "cpu" and device not in (None, "cpu"):
+        why = "" if asked == "cpu" else f", which trainer.device={config.trainer.device} makes of {asked},"
         raise ValueError(
-            f"dra.embedding.device={dra.embedding.device} but dra.scorer.placement=cpu gives the scorers no GPU; use "
-            "dedicated or colocated"
+            f"dra.embedding.device={device} but dra.scorer.placement=cpu{why} gives the scorers no GPU; use dedicated "
+            "or colocated"
         )
 
 

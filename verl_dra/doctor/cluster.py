@@ -74,7 +74,7 @@ def own_ray(config: DictConfig) -> Iterator[Check]:
     # A container may have fewer than the machine.
     cpus = ray._private.utils.get_num_cpus() if cpus is None else cpus
     here = [Node("this machine", float(gpus), float(cpus))]
-    booked = needs(config, nodes=1)
+    booked = needs(config)
     if problem := _shortage(booked, here, "set ray_kwargs.ray_init.num_cpus={} (Ray counts them and binds no process)"):
         found, fix = problem
         if config.trainer.nnodes > 1:
@@ -271,7 +271,7 @@ def _room_on(config: DictConfig, nodes: Sequence[dict[str, Any]]) -> Iterator[Ch
 
     total = having(lambda node: node["Resources"])
     free = having(lambda node: available.get(node["NodeID"], {}))
-    booked = needs(config, nodes=sum(node.cpus > 0 for node in total))
+    booked = needs(config)
     give = "give Ray {0} CPUs on each node (Slurm: --cpus-per-task={0}; else: ray start --num-cpus={0})"
     if problem := _shortage(booked, total, give):
         if _grows():

@@ -162,12 +162,19 @@ def _default_encoder() -> Iterator[Check]:
 
 
 def _encoder(config: DictConfig) -> Iterator[Check]:
-    from verl_dra.doctor.encoder import embedding_config, encoder_embeds
+    from verl_dra.doctor.encoder import Measured, embedding_config, encoder_embeds
+    from verl_dra.doctor.fast import model_size
+    from verl_dra.doctor.scorers import fit_beside_vllm, keep_up
 
-    if config.dra.enabled:
-        yield from encoder_embeds(embedding_config(config), on_cpu=config.dra.scorer.placement == "cpu")
-    else:
+    if not config.dra.enabled:
         yield skip("encoder", "dra.enabled=False needs none")
+        return
+    measured: list[Measured] = []
+    yield from encoder_embeds(embedding_config(config), config.dra.scorer.placement == "cpu", measured)
+    for of_encoder in measured:
+        on_gpu, parameters = of_encoder.memory is not None, model_size(config)[1]
+        yield from keep_up(config, of_encoder.tokens_per_s, on_gpu, parameters)
+        yield from fit_beside_vllm(config, of_encoder.memory, machine.gpu_bytes() if on_gpu else 0, parameters)
 
 
 def _cluster(config: DictConfig | None, address: str | None, paths: Sequence[str]) -> list[Check]:

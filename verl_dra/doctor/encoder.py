@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
+import torch
 from huggingface_hub import constants
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +16,7 @@ from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
 from verl_dra.doctor.model import can_be_fetched, local_folder
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.rate import measured_rate
 
 _NAME = "encoder"
 _SENTENCE_FILES = ("modules.json", "config.json")
@@ -46,23 +48,42 @@ def encoder_files(config: EmbeddingConfig) -> Iterator[Check]:
         yield ok(_NAME, f"{config.model} is there")
 
 
-def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
-    """Load the encoder, or ask its server, and embed a few texts; nothing is fetched from the hub.
+@dataclass(frozen=True)
+class Measured:
+    """What an encoder is here."""
+
+    tokens_per_s: float
+    """On a GPU, or on one core."""
+    memory: int | None
+    """Bytes of a GPU that it takes at most; None without one."""
+
+
+def encoder_embeds(config: EmbeddingConfig, on_cpu: bool, measured: list[Measured] | None = None) -> Iterator[Check]:
+    """Load the encoder, or ask its server, and embed some texts; nothing is fetched from the hub.
 
     Args:
         config: the encoder's.
         on_cpu: whether scorers have no GPU (`dra.scorer.placement=cpu`), so that it is loaded without one here too.
+        measured: gets what was measured where it embeds.
     """
     if on_cpu and config.device is None and config.encoder == "sentence_transformers":
         config = replace(config, device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from _embeds(config, [] if measured is None else measured)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _embeds(config: EmbeddingConfig, measured: list[Measured]) -> Iterator[Check]:
     try:
         started = time.perf_counter()
         with _hub_off():
             encoder = build_encoder(config)
-        encoder.encode(["The first call is slower."])
-        loaded = time.perf_counter()
+        loaded = time.perf_counter() - started
         vectors = encoder.encode(_TEXTS).vectors
-        speed = len(_TEXTS) / (time.perf_counter() - loaded)
+        rate = measured_rate(encoder)
     except Exception as error:
         if _is_for_the_hub(config, error):
             found = f"{config.model} is not whole on this machine, and comes from the hub"
@@ -81,10 +102,8 @@ def encoder_embeds(config: EmbeddingConfig, on_cpu: bool) -> Iterator[Check]:
         fix = "use another dra.embedding.model"
         yield fail(_NAME, f"{encoder} gives vectors of norm {low:.3g} to {high:.3g} for plain texts", fix)
         return
-    yield ok(
-        _NAME,
-        f"{encoder}: {vectors.shape[1]} dimensions, {speed:,.0f} short texts/s, ready in {loaded - started:.1f} s",
-    )
+    measured.append(Measured(rate, getattr(encoder, "memory_bound", None)))
+    yield ok(_NAME, f"{encoder}: {vectors.shape[1]} dimensions, {rate:,.0f} tokens/s, ready in {loaded:.1f} s")
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def _checkpoints(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
     if elsewhere and not Path(path).is_dir():
         yield skip("checkpoints", f"{path} may be on other nodes")
         return
-    weights, parameters = _model_size(config)
+    weights, parameters = model_size(config)
     if "model" not in (select(config, "actor_rollout_ref.actor.checkpoint.save_contents") or ()):
         weights = 0
     # Every node saves its share, unless the folder is shared.
@@ -139,10 +139,10 @@ def _weights_in_shared_memory(config: DictConfig) -> Iterator[Check]:
         yield skip("/dev/shm for weights", "GPUs share their memory by CUDA")
         return
     mebibytes = select(config, "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes") or 0
-    yield from machine.weights_in_shared_memory(int(mebibytes) * 2**20, _model_size(config)[0])
+    yield from machine.weights_in_shared_memory(int(mebibytes) * 2**20, model_size(config)[0])
 
 
-def _model_size(config: DictConfig) -> tuple[int, int]:
+def model_size(config: DictConfig) -> tuple[int, int]:
     """Bytes of the model's files of weights, and about how many parameters they hold; zeros where they are not here."""
     place = model.local_folder(str(select(config, "actor_rollout_ref.model.path")))
     if place is None:

@@ -228,6 +228,13 @@ def free_bytes(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def gpu_bytes() -> int:
+    """The memory of this machine's first GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def _nearest(path: Path) -> Path:
     """`path`, or the nearest of its parents that exists."""
     path = path.absolute()

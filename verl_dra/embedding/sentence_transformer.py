@@ -37,6 +37,8 @@ _MOST_TEXTS_AT_A_TIME = 512
 # which takes the interpreter, while the other's texts are tokenised.
 _AHEAD = {"cpu": 0}
 _AHEAD_OF_A_GPU = 2
+# Of a GPU's memory beside weights and batches: gaps between the blocks that torch keeps, and a slice's vectors.
+_GAPS, _VECTORS_BYTES = 1.25, 2**28
 # Of the CPU's allocator, of cuBLAS and of kernels, for which torch 2.13 has no class.
 _OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
@@ -94,12 +96,14 @@ class SentenceTransformerEncoder:
         # What can't embed a word shows here, and not after the generation of a step.
         with torch.inference_mode():
             self._dimension = self._embed(self._windows(["a"], 0).windows)[0].shape[1]
-            self._peak = self._peak_of_a_batch() if device.type == "cuda" else None
+            peak = self._peak_of_a_batch() if device.type == "cuda" else None
+        self.memory_bound = None if peak is None else memory_bound(torch.cuda.memory_allocated(device), peak)
+        """Bytes of a GPU within which it works, weights and what torch keeps included; None on a CPU."""
 
     def __str__(self) -> str:
         attention = "" if self._how == "packed" else f", attention {self._transformer_config()._attn_implementation}"
         dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
-        memory = "" if self._peak is None else f", {self._peak / 2**30:.2f} GiB"
+        memory = "" if self.memory_bound is None else f", at most {self.memory_bound / 2**30:.2f} GiB"
         return (
             f"sentence_transformers {self._name} on {self._model.device}, {dtype}, windows of "
             f"{self._model.max_seq_length} tokens {self._how}{attention}, batches of {self._most_tokens} tokens{memory}"
@@ -214,6 +218,11 @@ class SentenceTransformerEncoder:
 
     def _transformer_config(self) -> Any:
         return getattr(getattr(self._model[0], "auto_model", None), "config", None)
+
+
+def memory_bound(weights: int, peak: int) -> int:
+    """Bytes of a GPU for weights and for the largest batch, with room for gaps between blocks and for vectors."""
+    return int(_GAPS * (weights + peak)) + _VECTORS_BYTES
 
 
 class _Tokenised(NamedTuple):

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_dra.scorer.placement import settled
+
 # For each GPU of veRL's pools (single_controller/ray/base.py, ResourcePoolManager), and of a replica that generates
 # on GPUs of its own (workers/rollout/replica.py, init_standalone).
 _CPUS_OF_A_GPU = 3
@@ -32,10 +34,10 @@ class Need:
     """Of each group."""
     cpus: float = 0
     """Of each group."""
-    place: Literal["fits", "in turn", "in turn or fits", "anywhere"] = "fits"
-    """`fits`: Ray takes a node that has room. `in turn`: group k is on node k of all nodes in turn, in the order of
-    their Ray ids. `in turn or fits`: that is asked for, and need not be so. `anywhere`: it is there before the others
-    are, on a node that is not known before."""
+    place: Literal["fits", "beside GPUs", "in turn", "in turn or fits", "anywhere"] = "fits"
+    """`fits`: Ray takes a node that has room. `beside GPUs`: one on which the run has GPUs. `in turn`: group k is on
+    node k of all nodes in turn, in the order of their Ray ids. `in turn or fits`: that is asked for, and need not be
+    so. `anywhere`: it is there before the others are, on a node that is not known before."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Node:
     cpus: float
 
 
-def needs(config: DictConfig, nodes: int) -> list[Need]:
-    """What a run books, whatever the order in which it does.
+def needs(config: DictConfig) -> list[Need]:
+    """What a run books at least, whatever the order in which it does: without `dra.scorer.num_replicas`, scorers on
+    CPUs take what is free then, so that one of them is enough.
 
     Args:
         config: the run's, composed.
-        nodes: of the Ray cluster, as by default there is one scorer a node.
     """
     pools = [
         _pool(config, "trainer", _CPUS_OF_A_GPU),
@@ -69,7 +71,7 @@ def needs(config: DictConfig, nodes: int) -> list[Need]:
         *pools,
         *_transfer_queue(config),
         *_remote_rewards(config, dra),
-        *([Need("veRL's task runner", 1, cpus=1, place="anywhere"), *_scorers(config, nodes)] if dra else []),
+        *([Need("veRL's task runner", 1, cpus=1, place="anywhere"), *_scorers(config)] if dra else []),
     ]
 
 
@@ -83,12 +85,15 @@ def unplaced(needs: Sequence[Need], nodes: Sequence[Node], at_worst: bool = Fals
     """
     every = range(len(nodes))
     gpus, cpus = [node.gpus for node in nodes], [node.cpus for node in nodes]
+    with_gpus: set[int] = set()
 
     def book(need: Need, candidates: Sequence[int]) -> bool:
         fit = [i for i in candidates if gpus[i] >= need.gpus and cpus[i] >= need.cpus]
         if fit:
             best = min(fit, key=lambda i: (gpus[i], cpus[i]))
             gpus[best] -= need.gpus
+            if need.gpus:
+                with_gpus.add(best)
             cpus[best] -= need.cpus
         return bool(fit)
 
@@ -99,11 +104,15 @@ def unplaced(needs: Sequence[Need], nodes: Sequence[Node], at_worst: bool = Fals
             return [[i] for i in every for _ in range(need.groups)]
         return [[k % len(nodes)] if in_turn else every for k in range(need.groups)]
 
+    def order(pair: tuple[Need, Sequence[int]]) -> tuple[float, bool, float]:
+        need = pair[0]
+        return -need.gpus, need.place != "beside GPUs", -need.cpus
+
     # What has no choice first; then the largest, each where it fits most tightly.
     bound = [(need, group) for need in needs for group in candidates(need) if len(group) < len(nodes)]
     free = [(need, group) for need in needs for group in candidates(need) if len(group) == len(nodes)]
-    for need, group in [*bound, *sorted(free, key=lambda pair: (-pair[0].gpus, -pair[0].cpus))]:
-        if not book(need, group):
+    for need, group in [*bound, *sorted(free, key=order)]:
+        if not book(need, sorted(with_gpus) if need.place == "beside GPUs" else group):
             return need
     return None
 
@@ -160,14 +169,15 @@ def _remote_rewards(config: DictConfig, dra: bool) -> list[Need]:
     ]
 
 
-def _scorers(config: DictConfig, nodes: int) -> list[Need]:
-    scorer = config.dra.scorer
-    if scorer.placement == "colocated":  # within the trainer's pool
+def _scorers(config: DictConfig) -> list[Need]:
+    scorer, embedding = config.dra.scorer, config.dra.embedding
+    placement = settled(scorer.placement, config.trainer.device, embedding.encoder, embedding.device)
+    if placement == "colocated":  # within the trainer's pool
         return []
-    dedicated = scorer.placement == "dedicated"
-    count = scorer.num_replicas or (1 if dedicated else nodes)
+    dedicated = placement == "dedicated"
+    cpus = 1 if scorer.num_cpus is None else scorer.num_cpus
     what = "dra.scorer.placement=dedicated" if dedicated else "dra.scorer.num_cpus"
-    return [Need(what, count, int(dedicated), scorer.num_cpus, "fits" if dedicated else "in turn or fits")]
+    return [Need(what, scorer.num_replicas or 1, int(dedicated), cpus, "fits" if dedicated else "beside GPUs")]
 
 
 def _get(config: DictConfig, key: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ import ray
 import torch
 
 from verl_dra.embedding import EmbeddingConfig, build_encoder
+from verl_dra.embedding.rate import measured_rate
 from verl_dra.scorer.messages import Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.scorer import HUNG_S, Scorer
@@ -54,29 +54,32 @@ class DiversityScorer:
         """See `Scorer.forget`."""
         self._scorer.forget(sessions)
 
-    @ray.method(concurrency_group="collect")
+    # The first process that ends while it loads ends the start; Ray would start it for ever.
+    @ray.method(concurrency_group="collect", max_task_retries=0)
     def ready(self) -> int:
         """The process id, once the encoder is loaded."""
         if not hasattr(self, "_scorer"):
             self._load()
         return os.getpid()
 
-    @ray.method(concurrency_group="life")
-    def live(self) -> None:
-        """Never returns; the call fails when the process ends."""
-        threading.Event().wait()
-
     @ray.method(concurrency_group="collect")
     def encoder(self) -> str:
         """The encoder in words."""
         return str(self._encoder)
 
+    @ray.method(concurrency_group="collect", max_task_retries=0)
+    def rate(self) -> float:
+        """Tokens that the encoder embeds in a second, tried; before it has anything else to do."""
+        return measured_rate(self._encoder)
+
     def _load(self) -> None:
         device = self._embedding.device or _device()
         if device == "cpu":
             # By itself torch takes OMP_NUM_THREADS, which Ray sets where nobody has, and sites often export as 1.
-            torch.set_num_threads(max(1, int(self._config.num_cpus)))
+            torch.set_num_threads(max(1, int(self._config.num_cpus or 0)))
         self._encoder = build_encoder(replace(self._embedding, device=device))
+        if memory := getattr(self._encoder, "memory_bound", None):
+            _keep_within(memory, device)
         self._scorer = Scorer(
             self._encoder,
             self._config.max_rows,
@@ -86,6 +89,14 @@ class DiversityScorer:
             # Its requests have time-outs, and a scorer that is started again needs the server that it may wait for.
             hung_s=math.inf if self._embedding.encoder == "openai" else HUNG_S,
         )
+
+
+def _keep_within(memory: int, device: str) -> None:
+    """Let this process take so many bytes of the GPU and no more, as vLLM's wake-up needs the rest; a batch that finds
+    none is halved."""
+    with torch.cuda.device(device):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(memory / total, 1.0))
 
 
 def _device() -> str:
@@ -107,4 +118,4 @@ def _device() -> str:
 
 def remote_scorer() -> Any:
     """The Ray actor class."""
-    return ray.remote(concurrency_groups={"submit": 1, "collect": 4, "life": 1})(DiversityScorer)  # type: ignore[call-overload]
+    return ray.remote(concurrency_groups={"submit": 1, "collect": 4})(DiversityScorer)  # type: ignore[call-overload]

@@ -85,5 +85,7 @@ class Vectors:
     """Seconds since the scorer last embedded a text, whichever."""
     busy_s: float = field(default=0.0, compare=False)
     """Seconds that the encoder worked since the scorer's last answer."""
+    backlog_bytes: int = field(default=0, compare=False)
+    """Bytes of texts that waited for the encoder or were in it when this was asked for."""
     events: Events = field(default_factory=Events)
     """What happened since the scorer's last answer."""

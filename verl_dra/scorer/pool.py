@@ -7,7 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup
 
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.actor import remote_scorer
+from verl_dra.scorer.directory import announce, withdraw
 from verl_dra.scorer.messages import Events, Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig, actor_options, describe
 from verl_dra.scorer.scores import put_together
@@ -34,6 +35,13 @@ _LONGEST_PAUSE_S = 60.0
 # In which a scorer says what it lacks.
 _SAY_S = 0.02
 _LOADING = "it is starting again"
+# For the trial at the start, which takes half a second of a scorer that works.
+_RATE_S = 30.0
+_MORE_ROOM = {
+    "cpu": "Leave CPUs to them, ask for fewer (dra.scorer.num_replicas), or book none (dra.scorer.num_cpus=0)",
+    "dedicated": "Lower trainer.n_gpus_per_node, ask for fewer, or use dra.scorer.placement=colocated or cpu",
+    "colocated": "Lower dra.scorer.gpu_fraction, ask for fewer, or use dra.scorer.placement=cpu",
+}
 _State = ActorTableData.ActorState
 
 FetchTexts = Callable[[Sequence[Session]], Mapping[Session, str]]
@@ -74,6 +82,8 @@ class StepVectors:
     """Seconds that the scorers' encoders worked, all together."""
     tokens_per_s: float = 0.0
     """What all scorers embed together while they work."""
+    backlog_bytes: int = 0
+    """Bytes of texts that scorers had not embedded when they were asked first."""
     events: Events = field(default_factory=Events)
 
 
@@ -132,6 +142,7 @@ class PendingVectors:
                 setattr(step, name, getattr(step, name) + getattr(answer, name))
         for replica in {replica for replica, _, _ in self.answers}:
             answers = [answer for of, _, answer in self.answers if of == replica]
+            step.backlog_bytes += answers[0].backlog_bytes
             busy_s = sum(answer.busy_s for answer in answers)
             step.tokens_per_s += sum(answer.events.tokens for answer in answers) / busy_s if busy_s else 0.0
         return step
@@ -144,9 +155,11 @@ class ScorerPool:
         config: placement and limits.
         embedding: the encoder that each loads.
         on_failure: `raise`, or `unadjusted` to go on without the vectors that can't be had (`dra.on_failure`).
-        trainer_pool: for colocated placement, the placement groups of the trainer's workers.
+        trainer_pool: the placement groups of the trainer's workers; none: scorers on CPUs are on this process's node.
+        rollout_pool: those of rollouts that have GPUs of their own.
 
     Raises:
+        ValueError: no node has as many CPUs as one scorer is to have.
         RuntimeError: a scorer is not placed and ready within `config.placement_timeout_s`, or fails or dies while it
             loads its encoder.
     """
@@ -157,13 +170,15 @@ class ScorerPool:
         embedding: EmbeddingConfig,
         on_failure: str = "raise",
         trainer_pool: Sequence[PlacementGroup] = (),
+        rollout_pool: Sequence[PlacementGroup] = (),
     ) -> None:
-        if config.name is None or config.num_replicas is None:
-            raise ValueError("dra.scorer.name and dra.scorer.num_replicas must be set before the scorers start")
+        if config.name is None or config.placement == "auto":
+            raise ValueError("dra.scorer.name and dra.scorer.placement must be settled before the scorers start")
         self._config = config
         self._embedding = embedding
         self._on_failure = on_failure
-        self._options = actor_options(config, config.num_replicas, trainer_pool)
+        self._name = config.name
+        self._options = actor_options(config, trainer_pool, rollout_pool)
         self._reviving = threading.Lock()
         self._replicas: list[Any] = []
         try:
@@ -173,18 +188,15 @@ class ScorerPool:
         except BaseException:
             self.close()
             raise
-        for i, replica in enumerate(self._replicas):
-            self._revive_at_its_end(i, replica)
+        announce(self._name, len(self._replicas))
 
     def __len__(self) -> int:
         return len(self._replicas)
 
     def describe(self) -> str:
-        """Resources, placement and encoder, in words."""
-        return (
-            f"{describe(self._options)}, placement {self._config.placement}; "
-            f"{ray.get(self._replicas[0].encoder.remote())}"
-        )
+        """Resources, placement, encoder and what they embed, tried on all at the same time, in words."""
+        encoder = ray.get(self._replicas[0].encoder.remote())
+        return f"{describe(self._options)}, placement {self._config.placement}; {encoder}; {self._rate()}"
 
     @property
     def handles(self) -> Sequence[Any]:
@@ -248,6 +260,7 @@ class ScorerPool:
 
     def close(self) -> None:
         """End the actors."""
+        withdraw(self._name)
         with self._reviving:
             ended, self._replicas = self._replicas, []
             for replica in ended:
@@ -344,12 +357,6 @@ class ScorerPool:
         if not isinstance(error, ActorDiedError) or not self._revive(part.replica, part.asked):
             part.ask_at += _ASK_AGAIN_S
 
-    def _revive_at_its_end(self, i: int, first: Any) -> None:
-        """Start a scorer again as soon as its first process ends, which Ray does not restart."""
-        ended = first.live.remote().future()
-        # Ray's own thread, which calls back, can't make an actor.
-        ended.add_done_callback(lambda _: threading.Thread(target=self._revive, args=(i, first), daemon=True).start())
-
     def _revive(self, i: int, dead: Any) -> bool:
         """Create a scorer again that is dead for good, unless that is done; whether there is another one.
 
@@ -399,18 +406,20 @@ class ScorerPool:
             self._restart(part, "it does not come back from what it does")
 
     def _create(self, i: int, recreated: bool = False) -> Any:
-        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s. But none of what never was
-        # ready: Ray would start it for ever and not say how it ended.
+        # Restarts and retries without limit: what bounds a step is dra.scorer.deadline_s.
+        options = self._options[i]
         return (
             remote_scorer()
-            .options(
-                name=replica_name(str(self._config.name), i),
-                max_restarts=-1 if recreated else 0,
-                max_task_retries=-1,
-                **self._options[i],
-            )
-            .remote(self._embedding, self._config, recreated)
+            .options(name=replica_name(self._name, i), max_restarts=-1, max_task_retries=-1, **options)
+            .remote(self._embedding, replace(self._config, num_cpus=options["num_cpus"]), recreated)
         )
+
+    def _rate(self) -> str:
+        replies = [replica.rate.remote() for replica in self._replicas]
+        try:
+            return f"{sum(ray.get(replies, timeout=_RATE_S)):,.0f} tokens/s in a trial"
+        except (RayError, TimeoutError) as error:
+            return f"no tokens/s were measured ({type(error).__name__})"
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + self._config.placement_timeout_s
@@ -445,7 +454,7 @@ class ScorerPool:
             has = ", ".join(f"{name} {free.get(name, 0):g} of {total.get(name, 0):g} free" for name in ("CPU", "GPU"))
             why += (
                 f" {len(replicas) - loading} of them are not placed. Asked for, with placement "
-                f"{self._config.placement}: {describe(self._options)}. The cluster has: {has}. Leave room for them "
-                "(for dedicated: lower trainer.n_gpus_per_node), ask for fewer, or use dra.scorer.placement=cpu"
+                f"{self._config.placement}: {describe(self._options)}. The cluster has: {has}. "
+                f"{_MORE_ROOM[self._config.placement]}"
             )
         return why

@@ -187,6 +187,7 @@ class Scorer:
             The vectors that are there, and which are not.
         """
         with self._lock:
+            backlog = self._queue_bytes + sum(job.size for job in self._running.values())
             for session in reversed(sessions):
                 row = self._rows.get(session)
                 if session in texts and (row is None or isinstance(row.result, str)):
@@ -225,6 +226,7 @@ class Scorer:
             broken=broken,
             stalled_s=time.monotonic() - self._progress_at,
             busy_s=busy_s,
+            backlog_bytes=backlog,
             events=events,
         )
 
