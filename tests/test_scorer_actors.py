@@ -17,22 +17,28 @@ import oracles
 import pytest
 import ray
 import torch
+import transfer_queue as tq
 from fake_encoders import BREAK, POISON, STALL
 from local_ray import local_ray
 from omegaconf import OmegaConf
 from processes import alive
+from tensordict import TensorDict
 from trajectories import byte_tokenizer, trajectory
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
+from verl_dra.rows import Rows
 from verl_dra.scorer.asking import Asking, FetchTexts, NoScoresError, StepVectors, take
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool, replica_name, replica_of
 from verl_dra.scorer.scores import StepScores, step_scores
+from verl_dra.trainer import with_dra
 
 pytestmark = pytest.mark.slow
 
@@ -225,6 +231,40 @@ def test_scores_are_asked_for_before_the_texts_are_embedded(run: Run) -> None:
     asking = run.ask(texts, never_fetch)
     run.gate.touch()
     assert_right(asking.result(), texts)
+
+
+@pytest.fixture(scope="module")
+def transfer_queue(cluster: None) -> Iterator[None]:
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 2}}}))
+    yield
+    tq.close()
+
+
+def test_texts_are_fetched_from_transfer_queue_while_the_trainer_asks_it_too(
+    run: Run, transfer_queue: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """veRL's client runs what several threads of a process ask for (TransferQueue 0.1.11)."""
+    monkeypatch.setattr("verl_dra.scorer.asking._TEXTS", (4, 4))
+    texts, tokenizer = completions(groups=40), byte_tokenizer()
+    keys = [f"{session.uid}_{session.session_id}_0" for session in texts]
+    tokens = [torch.tensor(tokenizer(text)["input_ids"]) for text in texts.values()]
+    responses = torch.nested.nested_tensor(tokens, layout=torch.jagged)
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=TensorDict({"responses": responses}, batch_size=len(keys)))
+    trainer: Any = object.__new__(with_dra(PPOTrainerSync))
+    trainer.tokenizer = tokenizer
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
+    asking = run.ask(texts, trainer._texts_of(batch, Rows.of(keys, [False] * len(keys))))
+    rounds = 0
+    while rounds < 3 or not asking.done():
+        column = TensorDict({"log_probs": torch.arange(len(keys)) + rounds}, batch_size=len(keys))
+        tq.kv_batch_put(keys=keys, partition_id="train", fields=column)
+        data = tq.kv_batch_get(keys=keys[::-1], partition_id="train", select_fields=["log_probs", "responses"])
+        assert data["log_probs"].tolist() == [at + rounds for at in reversed(range(len(keys)))]
+        assert [row.tolist() for row in data["responses"].unbind()] == [row.tolist() for row in reversed(tokens)]
+        rounds += 1
+    came = asking.result()
+    assert_right(came, texts)
+    assert came.missing_rows == len(texts)
 
 
 def test_a_step_takes_scores_once(run: Run) -> None:

@@ -148,6 +148,10 @@ class Asking:
         self._thread = threading.Thread(target=self._run, daemon=True, name="dra-asking")
         self._thread.start()
 
+    def done(self) -> bool:
+        """Whether all that can come has come."""
+        return self._came.done()
+
     def result(self) -> StepVectors:
         """Wait for the vectors.
 
