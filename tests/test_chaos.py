@@ -21,10 +21,11 @@ from verl_dra.algorithm import diversity_weights, graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.estimator import Step, compute_dra_advantage, estimating
 from verl_dra.rows import Rows
+from verl_dra.scorer.asking import Asking, StepVectors
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import ScorerPool, StepVectors
+from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import step_scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -66,8 +67,7 @@ class Run:
 
     def advantages(self, texts: Texts, rewards: torch.Tensor) -> torch.Tensor:
         """[N], of a step whose scores are taken."""
-        pending = self.pool.request(list(texts))
-        came = self.pool.wait(pending, lambda sessions: {s: texts[s] for s in sessions})
+        came = Asking(self.pool, list(texts), lambda sessions: {s: texts[s] for s in sessions}).result()
         self.came.append(came)
         rows = Rows.of([f"{s.uid}_{s.session_id}_0" for s in texts], [False] * len(texts))
         scores = step_scores(came.vectors, came.index, rows.group, graph_cut_smi)

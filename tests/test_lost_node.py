@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
@@ -59,7 +60,7 @@ def test_a_scorer_moves_to_another_node_and_the_scores_stay(cluster: Any) -> Non
     cluster.remove_node(other, allow_graceful=False)
     while all(map(alive, pids)):
         pass
-    came = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+    came = Asking(pool, list(texts), lambda sessions: {s: texts[s] for s in sessions}).result()
     vectors = NgramEncoder().encode(list(texts.values())).vectors.numpy()
     group = np.unique([session.uid for session in texts], return_inverse=True)[1]
     scores = step_scores(came.vectors, came.index, torch.from_numpy(group), graph_cut_smi)

@@ -22,7 +22,7 @@ from verl_dra.estimator import Step
 from verl_dra.metrics import step_metrics
 from verl_dra.record import RecordConfig, Recorder
 from verl_dra.rows import Rows
-from verl_dra.scorer.pool import StepVectors
+from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import step_scores
 from verl_dra.trainer import with_dra
 

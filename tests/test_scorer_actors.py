@@ -9,7 +9,6 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,29 @@ import oracles
 import pytest
 import ray
 import torch
+import transfer_queue as tq
 from clients import all_sent
 from fake_encoders import BREAK, POISON, STALL
 from local_ray import local_ray
 from omegaconf import OmegaConf
 from processes import alive
+from tensordict import TensorDict
 from trajectories import byte_tokenizer, trajectory
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.reward_manager import DRARewardManager
+from verl_dra.rows import Rows
+from verl_dra.scorer.asking import Asking, FetchTexts, NoScoresError, StepVectors, take
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import NoScoresError, ScorerPool, StepVectors, replica_name, replica_of
+from verl_dra.scorer.pool import ScorerPool, replica_name, replica_of
 from verl_dra.scorer.scores import StepScores, step_scores
+from verl_dra.trainer import with_dra
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +78,11 @@ class Run:
         self.gate.with_suffix(".started").unlink(missing_ok=True)
 
     def vectors(self, texts: Texts) -> StepVectors:
-        return self.pool.wait(self.pool.request(list(texts)), fetch_from(texts))
+        return self.ask(texts).result()
+
+    def ask(self, texts: Texts, fetch: FetchTexts | None = None) -> Asking:
+        """As the trainer does for a step that has these completions."""
+        return Asking(self.pool, list(texts), fetch or fetch_from(texts))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +191,7 @@ def test_a_group_on_several_replicas_has_the_scores_of_one(run: Run) -> None:
     for uid in {session.uid for session in texts}:
         assert {replica_of(session, 3) for session in texts if session.uid == uid} == {0, 1, 2}
     run.submit(texts)
-    scores = run.pool.wait(run.pool.request(list(texts)), never_fetch)
+    scores = run.ask(texts, never_fetch).result()
     assert_right(scores, texts)
     assert (scores.missing_rows, scores.fallbacks) == (0, 0)
     assert scores.tokens == sum(map(len, texts.values()))
@@ -209,25 +219,55 @@ def test_texts_that_are_missing_are_sent_while_the_rest_is_still_being_embedded(
 
     run.close_gate()
     run.submit(arrived)
-    pending = run.pool.request(list(texts))
-
-    def all_fetched() -> bool:
-        run.pool.advance(pending, fetch)
-        return len(fetched) == len(texts) - len(arrived)
-
-    eventually(all_fetched)
+    asking = run.ask(texts, fetch)
+    eventually(lambda: len(fetched) == len(texts) - len(arrived))
     assert not run.gate.exists()
     run.gate.touch()
-    assert_right(run.pool.wait(pending, never_fetch), texts)
+    assert_right(asking.result(), texts)
+    assert len(fetched) == len(texts) - len(arrived)
 
 
 def test_scores_are_asked_for_before_the_texts_are_embedded(run: Run) -> None:
     texts = completions()
     run.close_gate()
     run.submit(texts)
-    pending = run.pool.request(list(texts))
+    asking = run.ask(texts, never_fetch)
     run.gate.touch()
-    assert_right(run.pool.wait(pending, never_fetch), texts)
+    assert_right(asking.result(), texts)
+
+
+@pytest.fixture(scope="module")
+def transfer_queue(cluster: None) -> Iterator[None]:
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 2}}}))
+    yield
+    tq.close()
+
+
+def test_texts_are_fetched_from_transfer_queue_while_the_trainer_asks_it_too(
+    run: Run, transfer_queue: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """veRL's client runs what several threads of a process ask for (TransferQueue 0.1.11)."""
+    monkeypatch.setattr("verl_dra.scorer.asking._TEXTS", (4, 4))
+    texts, tokenizer = completions(groups=40), byte_tokenizer()
+    keys = [f"{session.uid}_{session.session_id}_0" for session in texts]
+    tokens = [torch.tensor(tokenizer(text)["input_ids"]) for text in texts.values()]
+    responses = torch.nested.nested_tensor(tokens, layout=torch.jagged)
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=TensorDict({"responses": responses}, batch_size=len(keys)))
+    trainer: Any = object.__new__(with_dra(PPOTrainerSync))
+    trainer.tokenizer = tokenizer
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
+    asking = run.ask(texts, trainer._texts_of(batch, Rows.of(keys, [False] * len(keys))))
+    rounds = 0
+    while rounds < 3 or not asking.done():
+        column = TensorDict({"log_probs": torch.arange(len(keys)) + rounds}, batch_size=len(keys))
+        tq.kv_batch_put(keys=keys, partition_id="train", fields=column)
+        data = tq.kv_batch_get(keys=keys[::-1], partition_id="train", select_fields=["log_probs", "responses"])
+        assert data["log_probs"].tolist() == [at + rounds for at in reversed(range(len(keys)))]
+        assert [row.tolist() for row in data["responses"].unbind()] == [row.tolist() for row in reversed(tokens)]
+        rounds += 1
+    came = asking.result()
+    assert_right(came, texts)
+    assert came.missing_rows == len(texts)
 
 
 def test_a_step_takes_scores_once(run: Run) -> None:
@@ -249,12 +289,11 @@ def test_a_lost_replica_costs_time_and_never_the_scores(run: Run, moment: str, h
     else:
         run.close_gate()
         run.submit(texts)
-        with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(run.pool.wait, run.pool.request(list(texts)), fetch_from(texts))
-            eventually(run.gate.with_suffix(".started").exists)
-            kill(run, 1, how)
-            run.gate.touch()
-            scores = waiting.result()
+        asking = run.ask(texts)
+        eventually(run.gate.with_suffix(".started").exists)
+        kill(run, 1, how)
+        run.gate.touch()
+        scores = asking.result()
     assert_right(scores, texts)
     assert scores.missing_rows == lost
     assert scores.fallbacks >= 1
@@ -303,7 +342,7 @@ def test_completions_reach_their_scorer_around_verls_remote_reward_manager(run: 
         return [result["reward_score"] for result in results]
 
     assert asyncio.run(reward()) == [len(text) for text in texts.values()]
-    assert_right(run.pool.wait(run.pool.request(list(texts)), never_fetch), texts)
+    assert_right(run.ask(texts, never_fetch).result(), texts)
 
 
 def test_a_text_that_cannot_be_embedded_stops_the_step_and_is_named(run: Run) -> None:
@@ -582,7 +621,7 @@ def test_what_is_only_shown_is_taken_as_far_as_it_is_there(start: Callable[..., 
     run.submit(late)
     texts = there | late | never
     before = time.monotonic()
-    assert_right(run.pool.take(list(texts)), texts, but=[session.uid for session in [*late, *never]])
+    assert_right(take(run.pool, list(texts)), texts, but=[session.uid for session in [*late, *never]])
     assert time.monotonic() - before < 60
     run.gate.touch()
     texts = completions(groups=2)

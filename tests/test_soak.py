@@ -17,6 +17,7 @@ from local_ray import local_ray
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session, Vectors
 from verl_dra.scorer.placement import ScorerConfig
@@ -113,7 +114,7 @@ def test_what_an_actor_gets_is_what_was_sent(encoders: dict[str, Encoder]) -> No
             await all_sent()
 
         asyncio.run(submit())
-        came = pool.wait(pool.request(list(texts)), lambda sessions: {s: texts[s] for s in sessions})
+        came = Asking(pool, list(texts), lambda sessions: {s: texts[s] for s in sessions}).result()
         pool.close()
     assert came.missing_rows == len(texts) // 2
     scores = step_scores(came.vectors, came.index, torch.tensor([int(s.uid[1:]) for s in texts]), graph_cut_smi)

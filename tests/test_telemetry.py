@@ -15,6 +15,7 @@ import ray
 from local_ray import local_ray
 
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool
@@ -63,7 +64,7 @@ def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
     pool = ScorerPool(config, EmbeddingConfig(encoder="ngram"))
     texts = {Session("a", i): f"way {i % 2}" for i in range(4)}
     ray.get(pool.handles[0].submit.remote(list(texts.items()), 2, 1))
-    pool.wait(pool.request(list(texts)), lambda _: {})
+    Asking(pool, list(texts), lambda _: {}).result()
     expected = {
         "submitted_total": 4,
         "cache_hits_total": 2,
@@ -78,7 +79,7 @@ def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
     }
     eventually_shows(port, expected, "metered_0")
     ray.kill(pool.handles[0])
-    pool.wait(pool.request(list(texts)), lambda _: texts)  # by a new one
+    Asking(pool, list(texts), lambda _: texts).result()  # by a new one
     eventually_shows(port, {"restarts_total": 1}, "metered_0")
     pool.close()
 

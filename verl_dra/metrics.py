@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from verl_dra.estimator import Step
-from verl_dra.scorer.pool import StepVectors
+from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import StepScores
 
 _EQUAL = 1e-6

@@ -33,11 +33,12 @@ from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.record import Recorder, trackers
 from verl_dra.recording import FetchedGroup, fetched_groups
 from verl_dra.rows import Rows
+from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, take
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.pool import FetchTexts, PendingVectors, ScorerPool, StepVectors
+from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import StepScores, step_scores
 from verl_dra.summary import Summary
-from verl_dra.text import completion_text
+from verl_dra.text import completion_texts
 from verl_dra.validation import Marking
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,9 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
     """A subclass of one of veRL's V1 trainers that keeps its mode's behaviour and owns the scorers.
 
     It overrides some methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
-    rows of a step are final, asks for their vectors, `_compute_old_log_prob` sends what is missing by then,
-    `_compute_advantage` waits for the vectors, makes scores of them, holds those for the estimator and records groups,
-    `step` adds counts up, `_validate` and `_compute_metrics` note what the summary shows.
+    rows of a step are final, asks for their vectors in a thread, `_compute_advantage` waits for them, makes scores of
+    them, holds those for the estimator and records groups, `step` adds counts up, `_validate` and `_compute_metrics`
+    note what the summary shows.
     """
 
     class DRATrainer(base):  # type: ignore[misc, valid-type]  # veRL has no type information
@@ -63,7 +64,8 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._scorers: ScorerPool | None = None
             self._smi: SMIFunction = self._dra.smi_function()
             self._only_shown = self._dra.weight == "unlikeliness"
-            self._pending: tuple[Rows, PendingVectors | None] | None = None
+            self._rows: Rows | None = None
+            self._asking: Asking | None = None
             self._knows_unknown = False
             self._last_at = time.monotonic()
             self._behind: bool | None = None
@@ -100,42 +102,39 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             self._counts.clear()
             if self._behind is None:
                 self._last_at = time.monotonic()
-            batch = super().step(metrics, timing_raw)
+            try:
+                batch = super().step(metrics, timing_raw)
+            finally:
+                self._stop_asking()
             metrics.update(self._counts)
             return batch
 
         def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
             batch = super()._balance_batch(batch, *args, **kwargs)
             assert self._scorers is not None
-            rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
-            self._pending = rows, None if self._only_shown else self._scorers.request(rows.names)
+            self._rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
+            if not self._only_shown:
+                self._asking = Asking(self._scorers, self._rows.names, self._texts_of(batch, self._rows))
             return batch
 
-        def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
-            self._advance(batch)
-            batch = super()._compute_old_log_prob(batch, metrics)
-            self._advance(batch)
-            return batch
-
-        def _advance(self, batch: Any) -> None:
-            assert self._scorers is not None
-            assert self._pending is not None
-            rows, pending = self._pending
-            if pending is not None:
-                self._scorers.advance(pending, self._fetch_from(batch, rows))
+        def _stop_asking(self) -> None:
+            """For a step that ended before it took its vectors."""
+            if self._asking is not None:
+                self._asking.stop()
+                self._asking = None
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             assert self._scorers is not None
-            assert self._pending is not None
-            rows, pending = self._pending
-            self._pending = None
+            assert self._rows is not None
+            rows = self._rows
             sampled = self._sampled(rows)
             asked_at = time.monotonic()
             with marked_timer("dra_wait", self.timing_raw):
-                if pending is None:
-                    came = self._scorers.take(rows.names)
+                if self._asking is None:
+                    came = take(self._scorers, rows.names)
                 else:
-                    came = self._scorers.wait(pending, self._fetch_from(batch, rows))
+                    came = self._asking.result()
+                    self._asking = None
                 scores = step_scores(came.vectors, came.index, rows.group, self._smi)
             load = self._measured(came, time.monotonic() - asked_at)
             # Where SMI is only shown, a group without it is adjusted all the same.
@@ -222,18 +221,18 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             of_scored = darling_weights(smi, rows.group) if self._dra.weight == "darling" else diversity_weights(smi)
             return fill_unscored(of_scored, scored)
 
-        def _fetch_from(self, batch: Any, rows: Rows) -> FetchTexts:
-            """The texts of sessions of `batch`, from TransferQueue."""
+        def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
+            """What gives texts of sessions of `batch`, from TransferQueue; other threads may ask that meanwhile."""
+            key = {name: batch.keys[rows.final[at]] for at, name in zip(rows.real, rows.names, strict=True)}
 
-            def fetch(sessions: Sequence[Session]) -> Mapping[Session, str]:
-                key = {name: batch.keys[rows.final[at]] for at, name in zip(rows.real, rows.names, strict=True)}
+            def texts_of(sessions: Sequence[Session]) -> Mapping[Session, str]:
                 data = tq.kv_batch_get(
                     keys=[key[s] for s in sessions], partition_id=batch.partition_id, select_fields=["responses"]
                 )
-                responses = list(data["responses"].unbind())
-                return {s: completion_text(self.tokenizer, r) for s, r in zip(sessions, responses, strict=True)}
+                texts = completion_texts(self.tokenizer, list(data["responses"].unbind()))
+                return dict(zip(sessions, texts, strict=True))
 
-            return fetch
+            return texts_of
 
         def _validate(self) -> dict[str, float]:
             metrics: dict[str, float] = super()._validate()

@@ -11,9 +11,10 @@ import torch
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.scorer.asking import Asking, StepVectors
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.scorer.pool import ScorerPool, StepVectors
+from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import StepScores, step_scores
 
 
@@ -30,7 +31,7 @@ def scorer_pool(embedding: EmbeddingConfig, replicas: int = 1, num_cpus: float =
 def scored(pool: ScorerPool, texts: dict[Session, str]) -> tuple[StepVectors, StepScores]:
     """A step as the trainer has it: vectors of all `texts`, and the scores of their groups."""
     group = np.unique([session.uid for session in texts], return_inverse=True)[1]
-    came = pool.wait(pool.request(list(texts)), lambda sessions: {session: texts[session] for session in sessions})
+    came = Asking(pool, list(texts), lambda sessions: {session: texts[session] for session in sessions}).result()
     scores = step_scores(came.vectors, came.index, torch.from_numpy(group), graph_cut_smi)
     assert scores.scored.all()
     return came, scores

@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -30,7 +30,7 @@ TINY = {
 
 
 def make(folder: Path, **shape: Any) -> None:
-    """Write `model/`, `train.parquet` and `val.parquet` into `folder`; `shape` is of `Qwen2Config`."""
+    """Write `model/`, `reward_model/`, `train.parquet` and `val.parquet` into `folder`; `shape` is of `Qwen2Config`."""
     rng = random.Random(0)
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
@@ -44,16 +44,17 @@ def make(folder: Path, **shape: Any) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder / "model")
-    Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(fast),  # vLLM masks logits beyond the tokenizer, FSDP does not
-            tie_word_embeddings=True,
-            eos_token_id=fast.eos_token_id,
-            pad_token_id=fast.pad_token_id,
-            bos_token_id=None,
-            **{**TINY, **shape},
-        )
-    ).save_pretrained(folder / "model")
+    config = {
+        "vocab_size": len(fast),  # vLLM masks logits beyond the tokenizer, FSDP does not
+        "eos_token_id": fast.eos_token_id,
+        "pad_token_id": fast.pad_token_id,
+        "bos_token_id": None,
+        **TINY,
+        **shape,
+    }
+    Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=True, **config)).save_pretrained(folder / "model")
+    fast.save_pretrained(folder / "reward_model")
+    Qwen2ForSequenceClassification(Qwen2Config(num_labels=1, **config)).save_pretrained(folder / "reward_model")
     rows = [
         {
             "data_source": "toy",

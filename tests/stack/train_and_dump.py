@@ -3,13 +3,14 @@
 Environment: DUMP, the folder for one file a step; NODES, nodes of an emulated Ray cluster, one fake GPU each; KILL,
 comma-separated `step:when:how` of scorer 0's deaths, when = sampled (before its scores are asked for) or pending
 (after; it stands still from before, or else it might have answered), how = kill (ray.kill, no restart) or signal
-(SIGKILL).
+(SIGKILL); DECODE_S, seconds that the trainer's tokenizer takes to decode a text.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any, cast
 
 import hydra
@@ -27,10 +28,32 @@ from verl_dra.task_runner import DRATaskRunner
 PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
 
 
+def slow_to_decode(kind: Any, seconds: float, decoded_at: list[float]) -> Any:
+    class SlowToDecode(kind):
+        """Takes its time for each text, and notes when it was done."""
+
+        def decode(self, *args: Any, **kwargs: Any) -> Any:
+            time.sleep(seconds)
+            text = super().decode(*args, **kwargs)
+            decoded_at.append(time.monotonic())
+            return text
+
+    return SlowToDecode
+
+
 def watched(base: Any) -> Any:
     class WatchedTrainer(base):
         updates = 0
         process = 0
+        log_prob_began: float
+        log_prob_ended: float
+        decoded_at: list[float]
+
+        def _init_tokenizer(self) -> None:
+            super()._init_tokenizer()
+            self.decoded_at = []
+            if seconds := float(os.environ.get("DECODE_S", "0")):
+                self.tokenizer.__class__ = slow_to_decode(type(self.tokenizer), seconds, self.decoded_at)
 
         def on_sample_end(self) -> None:
             super().on_sample_end()
@@ -42,7 +65,18 @@ def watched(base: Any) -> Any:
 
         def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
             self._kill_if_told("pending")
-            return super()._compute_old_log_prob(batch, metrics)
+            compute = self.actor_rollout_wg.compute_log_prob
+
+            def timed(rows: Any) -> Any:
+                self.log_prob_began = time.monotonic()
+                return compute(rows)
+
+            self.actor_rollout_wg.compute_log_prob = timed
+            try:
+                return super()._compute_old_log_prob(batch, metrics)
+            finally:
+                self.actor_rollout_wg.compute_log_prob = compute
+                self.log_prob_ended = time.monotonic()
 
         def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
             data = tq.kv_batch_get(
@@ -63,11 +97,14 @@ def watched(base: Any) -> Any:
                         "CPU": sum(need.groups * need.cpus for need in counted),
                     },
                     "booked": {name: total[name] - free.get(name, 0) for name in ("GPU", "CPU")},
+                    "log_prob": (self.log_prob_began, self.log_prob_ended),
+                    "decoded_at": self.decoded_at[:],
                     "actors": [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)],
                     **{name: [row.tolist() for row in data[name].unbind()] for name in data.keys()},  # noqa: SIM118
                 },
                 os.path.join(os.environ["DUMP"], f"{self.updates}.pt"),
             )
+            self.decoded_at.clear()
             return super()._update_actor(batch, metrics)
 
         def _kill_if_told(self, when: str) -> None:
