@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import toy
 from embedding_server import small_server
+from full_disk import full_after
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -361,6 +362,37 @@ def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "33.3 [0.0, 50.0]" in shown
     assert "diversity as seen by" in shown
     assert "25.0%" in shown
+
+
+def test_a_disk_that_is_full_in_mid_write_leaves_the_report_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = verl(tmp_path / "1.jsonl", {"score": 1.0}, {"score": 0.0})
+    arguments = ("--generations", str(dump), "--k", "1")
+    report = evaluate(tmp_path, *arguments)
+    with full_after(100):
+        assert main(["evaluate", *arguments, "--encoder", "none", "--out", str(tmp_path / "report.json")]) == 1
+    assert "File too large" in capsys.readouterr().err
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_of_a_file_with_more_samples_those_asked_for_count(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    data, path = tmp_path / "aime.jsonl", tmp_path / "g.jsonl"
+    data.write_text('{"problem": "problem 0", "answer": "4"}\n')
+    sampling = Sampling(model=str(tmp_path / "model"), samples=4)
+    file = GenerationsFile(path)
+    file.begin({**{k: v for k, v in asdict(sampling).items() if k != "samples"}, "engine": {}})
+    # Another benchmark's beside them, as two runs can share a file.
+    file.add(
+        [*(sample(0, i, BOXED % text) for i, text in enumerate("4555")), replace(sample(0, 0, "4"), benchmark="x")]
+    )
+    arguments = ["--model", str(tmp_path / "model"), "--benchmark", "aime24", "--data", str(data), "--k", "1"]
+    for samples, right in ((1, 1.0), (2, 0.5), (4, 0.25)):
+        report = evaluate(tmp_path, *arguments, "--generations", str(path), "--samples", str(samples))
+        assert report["benchmarks"].keys() == {"aime24"}
+        assert report["benchmarks"]["aime24"]["counts"]["samples"] == samples
+        assert report["benchmarks"]["aime24"]["mean"]["pass@1"] == right
 
 
 def test_what_verl_dumps_is_read(tmp_path: Path) -> None:

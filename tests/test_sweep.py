@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from full_disk import full_after
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
@@ -267,6 +268,18 @@ def test_a_folder_keeps_its_sweep(tmp_path: Path) -> None:
         create(tmp_path, sweep)
 
 
+def test_a_disk_that_is_full_in_mid_write_leaves_the_sweep_as_it_was(tmp_path: Path) -> None:
+    sweep = sweep_of([["a=1"]])
+    create(tmp_path, sweep)
+    before = load(tmp_path)
+    sweep.submissions.append(Submission(7, [0]))
+    with full_after(30), pytest.raises(OSError, match="File too large"):
+        sweep.save(tmp_path)
+    assert load(tmp_path) == before
+    sweep.save(tmp_path)
+    assert load(tmp_path) == sweep
+
+
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_an_array_names_its_points_and_no_others(points: set[int]) -> None:
     command = sbatch(Path("/out"), sweep_of([]), sorted(points))
@@ -287,8 +300,10 @@ def test_each_points_state_comes_from_the_queue_and_from_what_its_job_wrote(tmp_
         7: [],
         8: ["running", "failed exit=1"],
         9: [],
+        10: ["running", "requeued exit=0"],
+        11: ["running", "completed exit=0"],
     }
-    sweep = sweep_of([[f"a={i}"] for i in said], Submission(5, list(range(9))), Submission(6, [8]))
+    sweep = sweep_of([[f"a={i}"] for i in said], Submission(5, [*range(9), 10, 11]), Submission(6, [8]))
     create(tmp_path, sweep)
     for number, states in said.items():
         (tmp_path / str(number) / "state.log").write_text("".join(f"2026-01-01T00:00:00 {s} job=1\n" for s in states))
@@ -296,8 +311,26 @@ def test_each_points_state_comes_from_the_queue_and_from_what_its_job_wrote(tmp_
     points = status(tmp_path, sweep, queue)
     assert [point.state for point in points] == [
         *("waiting", "running", "completed", "failed", "lost", "requeued", "time", "lost", "running", "not submitted"),
+        *("lost", "completed"),
     ]
-    assert [point.job for point in points[7:]] == ["5_7", "6_8", ""]
+    assert [point.job for point in points[7:10]] == ["5_7", "6_8", ""]
+
+
+@pytest.mark.parametrize("said", ["", "running", "requeued exit=0"])
+@pytest.mark.parametrize(
+    ("in_queue", "waits"),
+    [
+        *[(state, True) for state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")],
+        *[(state, False) for state in ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED")],
+    ],
+)
+def test_slurms_states_are_those_of_points(in_queue: str, waits: bool, said: str, tmp_path: Path) -> None:
+    sweep = sweep_of([["a=1"]], Submission(5, [0]))
+    create(tmp_path, sweep)
+    if said:
+        (tmp_path / "0" / "state.log").write_text(f"now {said} job=5_0\n")
+    (point,) = status(tmp_path, sweep, {(5, 0): in_queue})
+    assert point.state == (("requeued" if "requeued" in said else "waiting") if waits else "running")
 
 
 def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> None:
