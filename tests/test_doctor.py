@@ -540,7 +540,8 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
 
     assert state(size - 1).state == "fail"
     assert "trainer.save_freq=-1" in state(size - 1).fix
-    assert state(2 * size).state == "warn"  # float32: 4 bytes a parameter of 12
+    # float32: 4 bytes a parameter of 12
+    assert state(3 * size // 4 * 4 - 12).state == "warn"
     assert state(3 * size).state == "ok"
     # All of the run's, which veRL keeps unless told otherwise.
     config.trainer.save_freq, config.trainer.total_training_steps = 20, 90
@@ -549,6 +550,11 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     assert state(15 * size).state == "ok"
     config.trainer.max_actor_ckpt_to_keep = 2
     assert state(6 * size).state == "ok"
+    # Of several nodes, which each save their share.
+    config.trainer.nnodes = 2
+    assert state(3 * size).state == "ok"
+    assert state(3 * size - 1).state == "warn"
+    assert state(size // 2 - 1).state == "fail"
     config.trainer.default_local_dir = "hdfs://there"
     assert state(0).state == "skip"
     config.trainer.save_freq = -1

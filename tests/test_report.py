@@ -32,16 +32,25 @@ class Page(HTMLParser):
         super().__init__()
         self.packed: dict[str, str] = {}
         self.links: list[str] = []
+        self.title = ""
+        self.tags: set[str] = set()
         self._into: str | None = None
         self.feed(path.read_text())
         self.data = self.unpack("data")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self.tags.add(tag)
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
-        self._into = values.get("id") if tag == "script" else None
+        self._into = values.get("id") if tag == "script" else tag if tag == "title" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._into = None
 
     def handle_data(self, data: str) -> None:
+        if self._into == "title":
+            self.title += data
+            return
         if self._into:
             self.packed[self._into] = self.packed.get(self._into, "") + data
 
@@ -330,6 +339,15 @@ def test_texts_can_hold_anything(tmp_path: Path) -> None:
     path.write_text(json.dumps(group) + "\n")
     (shown,) = report(tmp_path, run).groups("run", "training", 1)
     assert shown["prompt"] == odd.replace("\ud800", "?")
+
+
+def test_a_run_can_be_called_anything(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, dra=False)
+    name = "</title><b>&amp;\u2028"
+    page = report(tmp_path, "--encoder", "none", f"{name}={run}")
+    assert page.data["runs"][0]["name"] == name
+    assert page.title == f"verl_dra report: {name}"
+    assert "b" not in page.tags
 
 
 def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
