@@ -554,7 +554,7 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     config.trainer.nnodes = 2
     assert state(3 * size).state == "ok"
     assert state(3 * size - 1).state == "warn"
-    assert state(size // 2 - 1).state == "fail"
+    assert [state(size // 2 - 1).state, state(size // 2).state] == ["fail", "warn"]
     config.trainer.default_local_dir = "hdfs://there"
     assert state(0).state == "skip"
     config.trainer.save_freq = -1
