@@ -1002,6 +1002,7 @@ def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, va
     checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs and CPUs", cluster.own_ray, config)]
     assert checks
     assert all(check.fix or check.found for check in checks)
+    assert not [check.problem for check in checks if "this check broke" in check.found]
 
 
 def test_the_command_starts_without_what_a_run_needs() -> None:
