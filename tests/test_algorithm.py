@@ -222,6 +222,12 @@ def test_duplicates_are_near_equal_siblings_of_the_same_group() -> None:
     assert group_diversity(vectors, torch.tensor([0, 0, 0, 1]))[0].tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize(("cosine", "duplicates"), [(0.9895, False), (0.9905, True)])
+def test_duplicates_begin_at_a_cosine_of_0_99(cosine: float, duplicates: bool) -> None:
+    vectors = torch.tensor([[1.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]], dtype=torch.float64)
+    assert group_diversity(vectors, torch.tensor([3, 3]))[0].tolist() == [duplicates] * 2
+
+
 EMBEDDINGS, GROUP, REWARDS, WEIGHTS = torch.ones(3, 2), torch.tensor([5, 5, 9]), torch.ones(3), torch.ones(3)
 
 

@@ -29,11 +29,19 @@ def test_clusters_are_what_a_walk_over_the_links_reaches(group: list[int], seed:
     np.testing.assert_array_equal(smi, oracles.cluster_smi(vectors.numpy(), np.array(group), cosine))
 
 
-def test_a_chain_is_one_cluster_though_its_ends_are_far_apart() -> None:
-    angles = torch.arange(17, dtype=torch.float64) * 0.1  # cos 0.1 = 0.995, cos 1.6 < 0
+@pytest.mark.parametrize("length", [2, 4, 8, 16, 17, 32])
+def test_a_chain_is_one_cluster_though_its_ends_are_far_apart(length: int) -> None:
+    angles = torch.arange(length, dtype=torch.float64) * 0.1  # cos 0.1 = 0.995, cos 1.6 < 0
     vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert cluster_smi(vectors, torch.zeros(17, dtype=torch.long), 0.99).tolist() == [16] * 17
-    assert cluster_smi(vectors, torch.zeros(17, dtype=torch.long), 0.996).tolist() == [0] * 17
+    group = torch.zeros(length, dtype=torch.long)
+    assert cluster_smi(vectors, group, 0.99).tolist() == [length - 1] * length
+    assert cluster_smi(vectors, group, 0.996).tolist() == [0] * length
+
+
+def test_a_cosine_at_the_threshold_links_nothing() -> None:
+    vectors = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])  # 1/2, which floating point holds
+    assert cluster_smi(vectors, torch.tensor([0, 0]), 0.5).tolist() == [0, 0]
+    assert cluster_smi(vectors, torch.tensor([0, 0]), 0.499).tolist() == [1, 1]
 
 
 def test_zero_vectors_and_singletons_are_clusters_of_their_own() -> None:

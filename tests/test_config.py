@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
@@ -226,6 +227,22 @@ def test_scorers_on_a_gpu_are_refused_without_one(
     assert prepared(f"dra.scorer.placement={placement}")[1].scorer.placement == placement
 
 
+@pytest.mark.parametrize("placement", ["dedicated", "colocated"])
+def test_scorers_that_embed_on_the_cpu_need_no_gpu_here(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, placement: str
+) -> None:
+    monkeypatch.setattr("verl.utils.device.get_device_name", lambda: "cpu")
+    dra = prepared(f"dra.scorer.placement={placement}", "dra.embedding.device=cpu")[1]
+    assert (dra.scorer.placement, dra.embedding.device) == (placement, "cpu")
+
+
+def test_the_threshold_of_clusters_arrives(prepared: Any) -> None:
+    vectors, group = torch.tensor([[1.0, 0.0], [0.7, 0.51**0.5]]), torch.tensor([0, 0])
+    for overrides, others in ((["dra.cluster_cosine=0.6"], 1), (["dra.cluster_cosine=0.8"], 0), ([], 0)):
+        smi = prepared("dra.smi=clusters", *overrides)[1].smi_function()
+        assert smi(vectors, group).tolist() == [others] * 2
+
+
 @pytest.mark.parametrize("override", ["+dra.smii=graph_cut", "+dra.embedding.modell=x", "+dra.scorer.replicas=2"])
 def test_a_key_that_is_added_by_force_is_refused(foreign_folder: Path, override: str) -> None:
     config = compose("dra_trainer", overrides=[GROUPS, override])
@@ -321,6 +338,13 @@ def test_a_hub_name_is_taken_where_the_hub_is_on(prepared: Any, monkeypatch: pyt
 def test_a_folder_is_taken_from_where_the_run_starts(prepared: Any, foreign_folder: Path) -> None:
     (foreign_folder / "encoder").mkdir()
     assert prepared("dra.embedding.model=encoder")[1].embedding.model == str(foreign_folder / "encoder")
+    config, dra = prepared(
+        *("dra.embedding.encoder=openai", "dra.embedding.base_url=http://embed.example:8000/v1"),
+        *("dra.embedding.model=encoder-of-a-server", "dra.embedding.tokenizer=encoder"),
+        "dra.embedding.max_seq_length=512",
+    )
+    assert dra.embedding.tokenizer == config.dra.embedding.tokenizer == str(foreign_folder / "encoder")
+    assert dra.embedding.model == "encoder-of-a-server"
 
 
 def test_disabled_a_critic_based_estimator_has_its_critic(prepared: Any) -> None:

@@ -37,6 +37,10 @@ from verl_dra.summary import Summary
             "step 2: critic/score/mean 0.5123, dra/smi/mean 1.25",
         ),
         (
+            "step:2 - critic/score/mean:0.0 - timing_s/step:0 - val-core/a/acc/mean@4:0.0 - dra/late_rows:0",
+            "step 2: critic/score/mean 0, timing_s/step 0, val-core/a/acc/mean@4 0",
+        ),
+        (
             "step:0 - val-core/a/acc/mean@4:np.float64(0.63281) - val-core/a/acc/best@4/mean:np.float64(0.9)",
             "step 0: val-core/a/acc/mean@4 0.6328",
         ),
@@ -235,6 +239,12 @@ def test_everything_goes_to_the_log_and_only_the_chosen_lines_to_the_screen(tmp_
     assert done.stderr == ""
     log = (tmp_path / "run" / "train.log").read_text()
     assert set(log.splitlines()) == {"noise", "verl-dra: news", "child noise", "warning"}
+
+
+def test_of_a_log_the_last_lines_are_kept_and_of_long_ones_the_beginning(tmp_path: Path) -> None:
+    with Console(tmp_path) as own:
+        own.write("".join(f"{i:04d}{'x' * (1996 + i % 2)}\n" for i in range(100)).encode())
+    assert list(own.copying.tail) == [f"{i:04d}{'x' * 1996}{'...' if i % 2 else ''}" for i in range(60, 100)]
 
 
 def test_a_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:

@@ -390,9 +390,23 @@ def test_commands_go_to_the_package_and_programs_are_run(programs: Path, argumen
     assert entry(*arguments, path=programs).stdout == said
 
 
+@pytest.mark.parametrize("arguments", [["train"], ["doctor"], ["--version"], ["evaluate"], ["verl-dra"], ["ray-head"]])
+def test_every_command_replaces_the_shell_so_that_signals_reach_it(programs: Path, arguments: list[str]) -> None:
+    for name in ("ray", "verl-dra"):
+        (programs / name).write_text("#!/bin/sh\necho $$\n")
+    running = subprocess.Popen(
+        [DOCKER / "entrypoint.sh", *arguments],
+        env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(programs), "RAY_AUTH_TOKEN": "0" * 64},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert int(running.communicate(timeout=60)[0]) == running.pid
+
+
+@pytest.mark.parametrize("token", [{}, {"RAY_AUTH_TOKEN_PATH": "/no/such/file"}, {"RAY_AUTH_TOKEN": ""}])
 @pytest.mark.parametrize("command", [["ray-head"], ["ray-worker", "head"]])
-def test_ray_without_a_token_is_refused(programs: Path, command: list[str]) -> None:
-    done = entry(*command, path=programs)
+def test_ray_without_a_token_is_refused(programs: Path, command: list[str], token: dict[str, str]) -> None:
+    done = entry(*command, path=programs, **token)
     assert done.returncode == 2
     assert "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH" in done.stderr
     assert done.stdout == ""

@@ -549,7 +549,8 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
 
     assert state(size - 1).state == "fail"
     assert "trainer.save_freq=-1" in state(size - 1).fix
-    assert state(2 * size).state == "warn"  # float32: 4 bytes a parameter of 12
+    # float32: 4 bytes a parameter of 12
+    assert state(3 * size // 4 * 4 - 12).state == "warn"
     assert state(3 * size).state == "ok"
     # All of the run's, which veRL keeps unless told otherwise.
     config.trainer.save_freq, config.trainer.total_training_steps = 20, 90
@@ -558,6 +559,11 @@ def test_checkpoints_need_room_for_the_weights_and_the_optimizer(
     assert state(15 * size).state == "ok"
     config.trainer.max_actor_ckpt_to_keep = 2
     assert state(6 * size).state == "ok"
+    # Of several nodes, which each save their share.
+    config.trainer.nnodes = 2
+    assert state(3 * size).state == "ok"
+    assert state(3 * size - 1).state == "warn"
+    assert [state(size // 2 - 1).state, state(size // 2).state] == ["fail", "warn"]
     config.trainer.default_local_dir = "hdfs://there"
     assert state(0).state == "skip"
     config.trainer.save_freq = -1
@@ -1023,6 +1029,7 @@ def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, va
     checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs and CPUs", cluster.own_ray, config)]
     assert checks
     assert all(check.fix or check.found for check in checks)
+    assert not [check.problem for check in checks if "this check broke" in check.found]
 
 
 def test_the_command_starts_without_what_a_run_needs() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl import DataProto
-from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController, register_adv_est
+from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController, get_adv_estimator_fn, register_adv_est
 from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
@@ -533,3 +533,4 @@ def test_a_failed_step_is_not_the_next_ones() -> None:
 def test_registering_again_is_safe() -> None:
     estimator.register()
     estimator.register()
+    assert get_adv_estimator_fn(estimator.NAME) is estimator.compute_dra_advantage

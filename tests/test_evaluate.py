@@ -8,7 +8,8 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import pandas as pd
 import pytest
 import toy
 from embedding_server import small_server
-from hypothesis import given
+from full_disk import full_after
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.cli import main
@@ -363,6 +365,37 @@ def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "25.0%" in shown
 
 
+def test_a_disk_that_is_full_in_mid_write_leaves_the_report_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = verl(tmp_path / "1.jsonl", {"score": 1.0}, {"score": 0.0})
+    arguments = ("--generations", str(dump), "--k", "1")
+    report = evaluate(tmp_path, *arguments)
+    with full_after(100):
+        assert main(["evaluate", *arguments, "--encoder", "none", "--out", str(tmp_path / "report.json")]) == 1
+    assert "File too large" in capsys.readouterr().err
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_of_a_file_with_more_samples_those_asked_for_count(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    data, path = tmp_path / "aime.jsonl", tmp_path / "g.jsonl"
+    data.write_text('{"problem": "problem 0", "answer": "4"}\n')
+    sampling = Sampling(model=str(tmp_path / "model"), samples=4)
+    file = GenerationsFile(path)
+    file.begin({**{k: v for k, v in asdict(sampling).items() if k != "samples"}, "engine": {}})
+    # Another benchmark's beside them, as two runs can share a file.
+    file.add(
+        [*(sample(0, i, BOXED % text) for i, text in enumerate("4555")), replace(sample(0, 0, "4"), benchmark="x")]
+    )
+    arguments = ["--model", str(tmp_path / "model"), "--benchmark", "aime24", "--data", str(data), "--k", "1"]
+    for samples, right in ((1, 1.0), (2, 0.5), (4, 0.25)):
+        report = evaluate(tmp_path, *arguments, "--generations", str(path), "--samples", str(samples))
+        assert report["benchmarks"].keys() == {"aime24"}
+        assert report["benchmarks"]["aime24"]["counts"]["samples"] == samples
+        assert report["benchmarks"]["aime24"]["mean"]["pass@1"] == right
+
+
 def test_what_verl_dumps_is_read(tmp_path: Path) -> None:
     path = tmp_path / "25.jsonl"
     rows = [
@@ -431,6 +464,65 @@ def test_bad_rows_of_what_verl_dumps_are_named(tmp_path: Path, row: dict[str, An
     path.write_text(path.read_text().splitlines()[0] + '\n{"input": "q"}\n')
     with pytest.raises(EvaluationError, match="line 2 has no gts and no output"):
         read(path)
+
+
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 1)
+    | st.sampled_from([10**400, 1e308, math.nan, math.inf, "", "x", "4", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["settings", "text", "input"]), inner),
+    max_leaves=4,
+)
+KEYS = st.sampled_from([*asdict(sample(0, 0, "x")), "input", "output", "gts", "score", "acc", "settings", "answer"])
+ROWS = st.sampled_from([asdict(sample(0, 0, "x")), {"input": "q", "output": "o", "gts": "4", "score": 1.0}])
+FILES = st.lists(
+    st.one_of(
+        st.builds(lambda row, key, junk: json.dumps({**row, key: junk}).encode(), ROWS, KEYS, JUNK),
+        st.builds(lambda row, key: json.dumps({k: v for k, v in row.items() if k != key}).encode(), ROWS, KEYS),
+        JUNK.map(lambda junk: json.dumps(junk).encode()),
+        st.binary(max_size=20),
+        st.sampled_from([b'{"settings": {}}', b'{"input": "q", "out', b"", b"\xff", b"\0"]),
+        st.just(100_000).map(lambda deep: b"[" * deep),
+    ),
+    max_size=4,
+).map(b"\n".join)
+
+
+@settings(max_examples=80)
+@given(content=FILES, recheck=st.booleans(), suffix=st.sampled_from([".jsonl", ".json", ".parquet"]))
+def test_whatever_stands_in_a_file_of_samples_or_problems_it_is_read_or_refused(
+    content: bytes, recheck: bool, suffix: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, f"file{suffix}")
+        path.write_bytes(content)
+        lines = [line for line in content.split(b"\n") if line.strip()]
+        refusals = []
+        try:
+            there = read(path, recheck)
+            assert len(there.samples) == len(lines) - (there.settings is not None) - there.torn
+            judged = judge(there.samples, check, recheck)
+            for benchmark in {one.benchmark for one in there.samples}:
+                assert measure([one for one in judged if one.sample.benchmark == benchmark], [1], None, 2)
+        except EvaluationError as error:
+            refusals.append(str(error))
+        try:
+            file = GenerationsFile(path)
+            file.begin({"model": "m"})
+            file.add([sample(99, 0, "another")])
+            assert GenerationsFile(path).samples == file.samples
+        except EvaluationError as error:
+            refusals.append(str(error))
+        path.write_bytes(content)
+        for benchmark in ("aime24", "olympiadbench"):
+            try:
+                problems = load(benchmark, path)
+                assert problems
+                assert all(problem.text and problem.answer for problem in problems)
+            except EvaluationError as error:
+                refusals.append(str(error))
+        assert all(str(path) in refusal for refusal in refusals)
 
 
 def test_a_model_that_is_not_there_is_found_out_before_problems_are_fetched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -404,7 +405,7 @@ def test_a_text_that_is_refused_at_every_length_is_its_own_fault(build: Build, p
 # Tokens
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0}, {"prompt_tokens": None}])
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0}, {"prompt_tokens": None}, {"prompt_tokens": 10**400}])
 def test_without_usage_tokens_are_characters(build: Build, proxy: FaultProxy, usage: Any) -> None:
     encoder = build()
     proxy.rule = lambda _: Change(lambda answer: {**answer, "usage": usage})
@@ -579,6 +580,8 @@ def first(**changed: Any) -> Change:
         (Change(lambda _: {"result": "fine"}), r"gave no list of embeddings \(KeyError\('data'\)\): .*fine"),
         (Change(lambda answer: {**answer, "usage": [9]}), r"gave no list of embeddings \(AttributeError"),
         (Change(lambda _: "fine"), 'gave no list of embeddings.*"fine"'),
+        (first(embedding=[10**400] * 512), r"gave no list of embeddings \(OverflowError"),
+        (Answer(200, "[" * 100_000), r"gave no list of embeddings \(RecursionError"),
         (Answer(200, "<html>Welcome</html>"), "gave no list of embeddings.*<html>Welcome"),
     ],
 )
@@ -587,6 +590,75 @@ def test_a_wrong_answer_is_an_error_that_says_what(build: Build, proxy: FaultPro
     proxy.rule = lambda _: fault
     with pytest.raises(ValueError, match=f"^openai: minilm at {re.escape(proxy.url)}.*{says}"):
         encoder.encode(TEXTS)
+
+
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.sampled_from([10**400, 1e308, float("nan"), float("inf"), "", "x", "embedding"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["embedding", "index", "data"]), inner),
+    max_leaves=4,
+)
+PLACES = st.sampled_from(
+    [
+        *((), ("data",), ("data", 0), ("data", 1, "embedding"), ("data", 0, "index"), ("data", 0, "embedding", 7)),
+        *(("usage",), ("usage", "prompt_tokens"), ("error",), ("error", "message")),
+    ]
+)
+
+
+def with_junk(place: tuple[Any, ...], junk: Any) -> Change:
+    def change(answer: Any) -> Any:
+        inner = answer = {"error": {}, **answer}
+        for key in place[:-1]:
+            inner = inner[key]
+        if place:
+            inner[place[-1]] = junk
+        return answer if place else junk
+
+    return Change(change)
+
+
+ANSWERS = st.builds(with_junk, PLACES, JUNK) | st.builds(
+    Answer,
+    st.sampled_from([200, 200, 302, 400, 401, 404, 413, 422, 424, 429, 500, 503, 599]),
+    st.one_of(
+        st.text(st.characters(codec="utf-8"), max_size=30),
+        JUNK.map(json.dumps),
+        JUNK.map(lambda junk: json.dumps({"error": {"message": junk}})),
+        st.sampled_from(["maximum context length", f"key {KEY}", "out of memory"]),
+        st.just(100_000).map(lambda deep: "[" * deep),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def impatient(server: str) -> Iterator[tuple[FaultProxy, Encoder]]:
+    """An encoder that sends nothing again, and the proxy that it asks."""
+    with FaultProxy(server) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBED_KEY", KEY)
+        yield proxy, builder(proxy)(max_retries=0)
+
+
+@settings(max_examples=80)
+@given(answer=ANSWERS)
+def test_whatever_a_server_answers_vectors_are_whole_or_there_is_a_sentence(
+    impatient: tuple[FaultProxy, Encoder], answer: Fault
+) -> None:
+    proxy, encoder = impatient
+    proxy.rule = lambda _: answer
+    said = shown = ""
+    try:
+        encoded = encoder.encode(TEXTS[:2])
+        close(encoded.vectors.norm(dim=1), [1.0, 1.0], atol=1e-5)
+        assert (encoded.tokens >= 0).all()
+    except (ValueError, EncoderUnavailableError) as error:
+        said, shown = str(error), "".join(traceback.format_exception(error))
+    assert not said or said.startswith(f"openai: minilm at {proxy.url} ")
+    assert KEY not in shown
+    proxy.rule = lambda _: None
+    close(encoder.encode(TEXTS[:2]).vectors, ngrams(TEXTS[:2]))
 
 
 @pytest.mark.parametrize("without", [slice(None), slice(1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from full_disk import full_after
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from verl_dra.data import add_arguments, run
 from verl_dra.data.answers import after_hashes, last_boxed
-from verl_dra.data.problem import BadRowError
+from verl_dra.data.output import write_folder
+from verl_dra.data.problem import BadRowError, DataError
 from verl_dra.data.prompts import ANSWER_LINE, PAPER
 
 datasets = pytest.importorskip("datasets")
@@ -298,6 +303,14 @@ def test_bad_rows_are_refused_then_skipped_and_listed(prepare: Prepare, tmp_path
     assert pq.read_table(tmp_path / "out/train.parquet").num_rows == len(good)
 
 
+def test_a_set_of_several_batches_is_written_once_and_in_its_order(prepare: Prepare, tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "train.jsonl", [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(2100)])
+    assert prepare("gsm8k", "--out", tmp_path / "out", "--input", source)[0] == 0
+    rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in rows] == [str(n) for n in range(2100)]
+    assert [row["extra_info"]["index"] for row in rows] == list(range(2100))
+
+
 def test_only_the_first_ten_bad_rows_are_shown(prepare: Prepare, tmp_path: Path) -> None:
     source = jsonl(tmp_path / "train.jsonl", [*GSM8K, *[{"question": f"{n}?", "answer": "?"} for n in range(25)]])
     _, _, err = prepare("gsm8k", "--out", tmp_path / "out", "--input", source)
@@ -367,6 +380,10 @@ def test_splits_are_told_by_name_and_chosen_by_option(prepare: Prepare, tmp_path
     assert status == 1
     assert "data.jsonl may be train or test" in err
     assert prepare("gsm8k", "--out", tmp_path / "unnamed", "--input", unnamed, "--split", "test")[0] == 0
+    both = jsonl(tmp_path / "train/train_test.jsonl", GSM8K)
+    status, _, err = prepare("gsm8k", "--out", tmp_path / "both-words", "--input", both)
+    assert status == 1
+    assert "train_test.jsonl may be train or test" in err
 
 
 def test_held_out_rows_are_the_same_whatever_the_order(prepare: Prepare, tmp_path: Path) -> None:
@@ -428,6 +445,91 @@ def test_a_failed_write_leaves_what_was_there(
     assert status == 1
     assert "disk is full" in err
     assert contents(out) == before
+
+
+def test_a_disk_that_is_full_in_mid_write_leaves_what_was_there(prepare: Prepare, tmp_path: Path) -> None:
+    source, out = jsonl(tmp_path / "train.jsonl", GSM8K), tmp_path / "out"
+    assert prepare("gsm8k", "--out", out, "--input", source)[0] == 0
+    before = contents(out)
+    size = len(before["train.parquet"])
+    # In the middle of the table, and of the manifest, which is shorter.
+    for room in (size // 2, len(before["manifest.json"]) // 2):
+        with full_after(room):
+            status, _, err = prepare("gsm8k", "--out", out, "--input", source, "--system-prompt", "none", "--overwrite")
+        assert status == 1
+        assert "File too large" in err
+        assert contents(out) == before
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_a_run_that_ends_while_it_replaces_files_leaves_no_manifest_that_vouches_for_others(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    for name in ("train", "test"):
+        jsonl(tmp_path / "in" / f"{name}.jsonl", GSM8K)
+    out, replace, done = tmp_path / "out", Path.replace, []
+    assert prepare("gsm8k", "--out", out, "--input", tmp_path / "in")[0] == 0
+
+    def ends(self: Path, target: Path) -> Path:
+        if len(done) == moved:
+            raise OSError("out of quota")
+        done.append(target)
+        return replace(self, target)
+
+    again = ("gsm8k", "--out", out, "--input", tmp_path / "in", "--system-prompt", "none", "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", ends)
+        assert prepare(*again)[0] == 1
+    assert set(contents(out)) == {"train.parquet", "test.parquet"}
+    assert prepare(*again)[0] == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["files"] == {
+        name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("test.parquet", "train.parquet")
+    }
+
+
+@pytest.mark.parametrize("named", ["../mine.txt", "{mine}", "..", ".", "", "sub/mine.txt", 7, None, ["mine.txt"]])
+def test_a_manifest_gives_no_file_outside_its_folder_away(prepare: Prepare, tmp_path: Path, named: Any) -> None:
+    source, out = jsonl(tmp_path / "train.jsonl", GSM8K), tmp_path / "out"
+    mine = [tmp_path / "mine.txt", out / "sub" / "mine.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    named = str(mine[0]) if named == "{mine}" else named
+    files = [named] if isinstance(named, (list, int, type(None))) else {named: "0" * 64}
+    (out / "manifest.json").write_text(json.dumps({"files": files}))
+    status, _, err = prepare("gsm8k", "--out", out, "--input", source, "--overwrite")
+    assert (status, err) == (0, "")
+    assert [path.read_text() for path in mine] == ["mine"] * 2
+
+
+MANIFESTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["train.parquet"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["files", "x", "../x"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=50)
+@given(
+    content=MANIFESTS.map(lambda value: json.dumps(value).encode())
+    | MANIFESTS.map(lambda value: json.dumps({"files": value}).encode())
+    | st.binary(max_size=20)
+    | st.just(100_000).map(lambda deep: b"[" * deep)
+)
+def test_whatever_stands_in_a_manifest_files_that_differ_are_kept(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "out")
+        folder.mkdir()
+        Path(name, "x").write_text("mine")
+        (folder / "manifest.json").write_bytes(content)
+        table = pa.table({"a": [1]})
+        with pytest.raises(DataError, match=r"holds another manifest\.json"):
+            write_folder(folder, {"train": table}, [], {}, overwrite=False)
+        assert (folder / "manifest.json").read_bytes() == content
+        assert write_folder(folder, {"train": table}, [], {}, overwrite=True)
+        assert not write_folder(folder, {"train": table}, [], {}, overwrite=False)
+        assert Path(name, "x").read_text() == "mine"
 
 
 def test_without_the_hub_the_error_says_what_to_do(prepare: Prepare, tmp_path: Path) -> None:

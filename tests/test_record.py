@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_disk import full_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -66,16 +67,16 @@ def test_a_group_says_what_is_not_a_number() -> None:
     assert made["similarity"] == [[1.0, 0.0], [0.0, 1.0]]
 
 
-@given(st.text(max_size=400), st.integers(100, 200))
-def test_the_middle_of_a_long_text_is_left_out_and_counted(text: str, most: int) -> None:
+@given(st.integers(0, 400), st.sampled_from("x\n[\ud800"), st.integers(100, 200))
+def test_the_middle_of_a_long_text_is_left_out_and_counted(length: int, letter: str, most: int) -> None:
+    text = "".join(f"{i}{letter}" for i in range(length))[:length]
     short = shortened(text, most)
     if len(text) <= most:
         assert short == text
         return
-    left_out = int(short.split("[... ")[1].split()[0]) if short.count("[... ") == 1 else None
-    assert short.startswith(text[: most // 2])
-    assert short.endswith(text[len(text) - most // 2 :])
-    assert left_out in (None, len(text) - most // 2 * 2)
+    half = most // 2
+    middle = f"\n[... {len(text) - 2 * half} characters left out ...]\n"
+    assert (short[:half], short[half:-half], short[-half:]) == (text[:half], middle, text[-half:])
 
 
 def test_the_same_groups_are_sampled_whatever_their_order(tmp_path: Path) -> None:
@@ -108,26 +109,38 @@ def test_a_full_folder_keeps_first_and_last_and_steps_between(tmp_path: Path) ->
 
 
 def test_a_run_killed_in_mid_write_leaves_whole_files(tmp_path: Path) -> None:
+    # The kernel kills who writes more than it may to a file, in the middle of it.
     code = (
-        "import sys; from pathlib import Path\n"
+        "import resource, signal, sys\n"
         "from verl_dra.record import RecordConfig, Recorder\n"
         "r = Recorder(RecordConfig(every_n_steps=1, folder=sys.argv[1]))\n"
-        "for step in range(10**6):\n"
-        "    r._write(step, [{'step': step, 'text': 'x' * 200_000}] * 5)\n"
+        "r._write(1, [{'text': 'x' * 200_000}] * 3)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "r._write(2, [{'text': 'x' * 200_000}] * 3)\n"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    while len(list(tmp_path.glob("*.jsonl"))) < 5:
-        assert writer.poll() is None
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
-    files = list(tmp_path.glob("*.jsonl"))
-    assert len(files) >= 5
-    for path in files:
-        assert [line["step"] for line in read(path)] == [int(path.stem)] * 5
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["1.jsonl"]
+    assert [len(line["text"]) for line in read(tmp_path / "1.jsonl")] == [200_000] * 3
     again = recorder(tmp_path)  # and goes on where it was
-    put(again, 10**7, [group()])
+    put(again, 2, [group()])
     again.close()
-    assert (tmp_path / f"{10**7}.jsonl").exists()
+    assert read(tmp_path / "2.jsonl") == [group()]
+
+
+def test_a_disk_that_is_full_in_mid_write_leaves_the_steps_that_are_there(tmp_path: Path) -> None:
+    writing = recorder(tmp_path)
+    put(writing, 1, [group()])
+    writing.close()
+    before = (tmp_path / "1.jsonl").read_bytes()
+    again = recorder(tmp_path)
+    with full_after(100):
+        put(again, 1, [group("another")] * 2)
+        again.close()
+    assert again.counts() == {"recorded": 0, "unrecorded": 2, "thinned": 0}
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == {"1.jsonl": before}
 
 
 def test_a_disk_that_fails_is_counted_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,6 +198,11 @@ def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
 def test_impossible_settings_are_refused(setting: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         RecordConfig(**setting).check()
+
+
+def test_the_smallest_settings_are_taken() -> None:
+    RecordConfig(every_n_steps=0, groups=1, max_characters=100, max_bytes=2**16).check()
+    RecordConfig(every_n_steps=1).check()
 
 
 def test_tensorboard_shows_the_groups(tmp_path: Path) -> None:

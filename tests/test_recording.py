@@ -19,7 +19,6 @@ from verl_dra import recording
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.config import DRAConfig
 from verl_dra.estimator import Step
-from verl_dra.metrics import step_metrics
 from verl_dra.record import RecordConfig, Recorder
 from verl_dra.rows import Rows
 from verl_dra.scorer.asking import StepVectors
@@ -92,6 +91,38 @@ def test_groups_are_recorded_with_and_without_a_reward_model_column(
     }
 
 
+def test_a_group_without_scores_is_recorded_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    index = np.arange(len(KEYS))
+    index[1] = -1
+    scores = step_scores(np.eye(len(KEYS), dtype=np.float32), index, step(None).rows.group, graph_cut_smi)
+    groups = recording.fetched_groups(BATCH, 3, UIDS[:2], step(None), scores, DRAConfig(base_estimator="grpo"))
+    lost, whole = (group.record(Tokenizer(), 1000) for group in groups)
+    assert (lost["scored"], lost["similarity"], lost["effective_paths"]) == (False, None, None)
+    assert (whole["scored"], whole["similarity"]) == (True, [[1.0, 0.0], [0.0, 1.0]])
+    assert whole["effective_paths"] == pytest.approx(2)
+
+
+def test_padding_before_and_between_real_rows_shifts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    # The final output of a session stands before another of it.
+    keys = ["pad0_0_0", "a_0_1", "pad0_1_0", "b_7_0", "a_0_0", "a_1_0", "b_2_0"]
+    rows = Rows.of(keys, [key.startswith("pad") for key in keys])
+    made = Step(rows, torch.zeros(4), torch.ones(4), torch.ones(4).bool(), "grpo", "paper")
+    made.raw = made.adjusted = made.advantage = torch.arange(4.0)
+    scores = step_scores(np.eye(4, dtype=np.float32), np.arange(4), rows.group, graph_cut_smi)
+    batch = SimpleNamespace(keys=keys, partition_id="train")
+    groups = recording.fetched_groups(batch, 3, ["b", "a"], made, scores, DRAConfig(base_estimator="grpo"))
+    shown = [
+        (group["uid"], group["prompt"], [(c["session"], c["text"], c["reward"]) for c in group["completions"]])
+        for group in (fetched.record(Tokenizer(), 1000) for fetched in groups)
+    ]
+    assert shown == [
+        ("b", "prompts of b_7_0", [(7, "responses of b_7_0", 1.0), (2, "responses of b_2_0", 3.0)]),
+        ("a", "prompts of a_0_1", [(0, "responses of a_0_1", 0.0), (1, "responses of a_1_0", 2.0)]),
+    ]
+
+
 class Writer:
     """TensorBoard's, as veRL wraps it."""
 
@@ -145,21 +176,6 @@ def test_trackers_get_short_texts_and_files_long_ones(
     (first, *_) = (tmp_path / "1.jsonl").read_text().splitlines()
     assert json.loads(first)["completions"][0]["text"] == "x" * 1000
     assert "500 characters left out" in trainer.logger.logger["tensorboard"].shown
-
-
-def test_metrics_of_a_step_with_a_group_that_is_not_scored() -> None:
-    made = step(None)
-    index = np.arange(len(KEYS))
-    index[0] = -1
-    scores = step_scores(np.eye(len(KEYS), dtype=np.float32), index, made.rows.group, graph_cut_smi)
-    made.scored = scores.scored
-    came = StepVectors(np.eye(len(KEYS), dtype=np.float32), index, tokens=200, unknown_tokens=50, cached=3)
-    metrics = step_metrics(made, scores, came)
-    assert metrics["dra/unadjusted_groups"] == 1
-    assert metrics["dra/unknown_tokens_frac"] == 0.25
-    assert metrics["dra/cached_frac"] == 0.25
-    assert metrics["dra/effective_paths"] == pytest.approx(2)
-    assert metrics["dra/smi/mean"] == pytest.approx(0, abs=1e-6)
 
 
 def test_an_encoder_that_does_not_know_the_tokens_is_said_once(trainer: Any, capfd: pytest.CaptureFixture[str]) -> None:

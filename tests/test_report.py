@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
+import random
 import re
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from run_folders import PATHS, make_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_folders import PATHS, make_run, recorded_group
 
 from verl_dra.cli import main
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.report import page, text
+from verl_dra.report.contents import contents
+from verl_dra.report.groups import embedding
+from verl_dra.report.runs import read_runs
 
 
 @pytest.fixture
@@ -32,16 +41,25 @@ class Page(HTMLParser):
         super().__init__()
         self.packed: dict[str, str] = {}
         self.links: list[str] = []
+        self.title = ""
+        self.tags: set[str] = set()
         self._into: str | None = None
         self.feed(path.read_text())
         self.data = self.unpack("data")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self.tags.add(tag)
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
-        self._into = values.get("id") if tag == "script" else None
+        self._into = values.get("id") if tag == "script" else tag if tag == "title" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._into = None
 
     def handle_data(self, data: str) -> None:
+        if self._into == "title":
+            self.title += data
+            return
         if self._into:
             self.packed[self._into] = self.packed.get(self._into, "") + data
 
@@ -117,8 +135,8 @@ def test_validation_groups_get_what_training_would_give_them(tmp_path: Path, two
     assert torch.allclose(smi, similarity.sum(1) - 1, atol=2e-2)
     assert torch.allclose(weight, 1 / (1 + smi), rtol=2e-3)
     assert torch.allclose(adjusted, reward * weight, rtol=2e-3)
-    for rewards, given in ((reward, without), (adjusted, advantage)):
-        assert torch.allclose(given, (rewards - rewards.mean()) / (rewards.std() + 1e-6), atol=2e-2)
+    for rewards, shown in ((reward, without), (adjusted, advantage)):
+        assert torch.allclose(shown, (rewards - rewards.mean()) / (rewards.std() + 1e-6), atol=2e-2)
 
 
 def test_the_same_prompts_are_shown_at_each_step(tmp_path: Path, two_runs: list[Path]) -> None:
@@ -332,6 +350,15 @@ def test_texts_can_hold_anything(tmp_path: Path) -> None:
     assert shown["prompt"] == odd.replace("\ud800", "?")
 
 
+def test_a_run_can_be_called_anything(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, dra=False)
+    name = "</title><b>&amp;\u2028"
+    page = report(tmp_path, "--encoder", "none", f"{name}={run}")
+    assert page.data["runs"][0]["name"] == name
+    assert page.title == f"verl_dra report: {name}"
+    assert "b" not in page.tags
+
+
 def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--text", *map(str, two_runs)]) == 0
     shown = capsys.readouterr().out
@@ -421,3 +448,92 @@ def test_the_encoder_can_be_left_out(tmp_path: Path, two_runs: list[Path]) -> No
     (group, *_) = page.groups("grpo", "validation", 0)
     assert group["similarity"] is None
     assert [completion[2:7] for completion in group["completions"]] == [[None] * 5] * 8
+
+
+# What other programs, disks and kills make of the files.
+
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from([10**400, 1e308, math.nan, math.inf, -math.inf, "", "x", "\ud800", "\u2028"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "reward", "x"]), inner),
+    max_leaves=4,
+)
+PLACES = st.sampled_from(
+    [
+        *[(key,) for key in ("prompt", "ground_truth", "completions", "similarity", "effective_paths", "scored")],
+        *[(key,) for key in ("smi", "weight", "base_estimator", "uid", "input", "output", "gts", "score")],
+        *[("completions", 0, key) for key in ("text", "reward", "adjusted", "smi", "weight", "advantage")],
+        *[("completions", 1), ("completions", 1, "advantage_without"), ("similarity", 0), ("similarity", 1, 0)],
+    ]
+)
+GROUP = recorded_group(random.Random(1), step=1, at=0, size=3)
+SAMPLES = [{"input": "Why?", "output": path, "gts": "4", "score": 1.0, "step": 1} for path in PATHS[:2]]
+
+
+def spoiled(row: dict[str, Any], place: tuple[Any, ...], value: Any) -> bytes:
+    """A line with another value somewhere."""
+    row = json.loads(json.dumps(row))
+    inner: Any = row
+    for key in place[:-1]:
+        inner = inner.get(key, {}) if isinstance(inner, dict) else inner[key]
+    inner[place[-1]] = value
+    return json.dumps(row).encode()
+
+
+TORN = st.binary(max_size=20).map(lambda torn: torn.replace(b"\n", b"?").replace(b"\r", b"?")) | st.sampled_from(
+    [b"[" * 9000, b'{"a', b"\0"]
+)
+LINES = {
+    kind: st.lists(
+        st.builds(spoiled, row, PLACES, JUNK) | JUNK.map(lambda v: json.dumps(v).encode()) | TORN, max_size=4
+    )
+    for kind, row in (("groups", st.just(GROUP)), ("validation", st.sampled_from(SAMPLES)))
+}
+
+
+@pytest.mark.usefixtures("quickly_packed")
+@settings(max_examples=50)
+@given(LINES["groups"], LINES["validation"])
+def test_whatever_stands_in_records_and_dumps_is_shown_or_counted(groups: list[bytes], samples: list[bytes]) -> None:
+    whole = [json.dumps(row).encode() for row in (GROUP, *SAMPLES)]
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name, "run")
+        for folder, lines in (("groups", [*groups, whole[0]]), ("validation", [*samples, *whole[1:]])):
+            (run / folder).mkdir(parents=True)
+            (run / folder / "1.jsonl").write_bytes(b"\n".join(lines))
+        (run / "metrics.jsonl").write_text('{"step": 1, "data": {"critic/score/mean": 0.5}}\n')
+        runs = read_runs([str(run)])
+        shown = contents(runs, 99, embedding(NgramEncoder()))
+    training, validation = (
+        next(part.steps[1] for part in shown if part.kind == kind) for kind in ("training", "validation")
+    )
+    seen = [line for line in groups if line]
+    assert len(training.groups) + training.unreadable == len(seen) + 1
+    assert GROUP["prompt"] in [group.prompt for group in training.groups]
+    completions = sum(len(group.completions) for group in validation.groups)
+    assert completions + validation.unreadable == len([line for line in samples if line]) + 2
+    page.render(runs, shown, 10**9)
+    text.render(runs, shown)
+
+
+@pytest.fixture
+def quickly_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """plotly's megabytes are compressed once, in the tests of whole pages."""
+    monkeypatch.setattr("verl_dra.report.page._packed", lambda data: "")
+
+
+def test_what_only_looks_like_a_step_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    (run / "groups" / "\u00b2.jsonl").write_text("not a step")
+    (run / "groups" / "7.jsonl").mkdir()
+    assert report(tmp_path, "--encoder", "none", run).data["shown"][1]["steps"] == [1]
+
+
+def test_a_folder_that_can_t_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=1)
+    (run / "metrics.1.jsonl").mkdir()
+    assert main(["report", str(run)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{run}/metrics.1.jsonl" in said

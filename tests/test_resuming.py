@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_after
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +105,14 @@ def test_the_same_command_in_another_folder_has_the_same_settings(run: Run) -> N
     again, _ = composed([*RUN, "hydra.run.dir=/runs/second", f"trainer.default_local_dir={there.parent}"])
     check(again)
     assert found(again).found == f"{there} has this run's settings"
+
+
+def test_a_disk_that_is_full_in_mid_write_leaves_the_settings_that_are_there(run: Run) -> None:
+    there = checkpoint(run())
+    before = (there.parent / checkpoints.FILE).read_bytes()
+    with full_after(100), pytest.raises(OSError, match="File too large"):
+        checkpoints.keep(run("data.seed=3"))
+    assert (there.parent / checkpoints.FILE).read_bytes() == before
 
 
 def test_without_a_checkpoint_a_run_starts_anew(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.reward_manager import DRARewardManager, base_reward_manager
 from verl_dra.scorer.messages import Session
+from verl_dra.text import completion_text
 from verl_dra.validation import Marking
 
 TOKENIZER = byte_tokenizer()
@@ -149,6 +151,20 @@ def test_the_submitted_text_is_the_decoded_response(recorded: type[Recorder], re
     response = response.encode("utf-8", "replace").decode()
     rewarded("naive", trajectory(TOKENIZER, [("What is 6 x 7?", response)], uid="u_1", session_id=3))
     assert recorded.submitted == [(Session("u_1", 3), response)]
+
+
+def test_texts_are_decoded_beside_the_event_loop(recorded: type[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def decoded(*arguments: Any) -> str:
+        threads.append(threading.current_thread())
+        return completion_text(*arguments)
+
+    monkeypatch.setattr("verl_dra.reward_manager.completion_text", decoded)
+    rewarded("naive", trajectory(TOKENIZER, [("q", "an answer")]))  # its loop is in this thread
+    assert recorded.submitted == [(Session("a", 0), "an answer")]
+    assert threading.current_thread() not in threads
+    assert len(threads) == 1
 
 
 def test_special_tokens_are_left_out_of_the_text(recorded: type[Recorder]) -> None:

@@ -194,6 +194,12 @@ def test_weights_and_lengths_come_through_verls_configuration() -> None:
         get_custom_reward_fn(config)(**arguments)
 
 
+@pytest.mark.parametrize("setting", [{"timeout_s": s} for s in (0, -1.0, 3601, math.nan, math.inf)] + [{"max_len": -1}])
+def test_a_limit_that_would_be_none_is_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must be above 0, and timeout_s=\S+ too, at most 3600"):
+        compute_score("any", r"\boxed{4}", "4", **setting)
+
+
 def test_a_check_that_never_ends_is_ended_and_counted() -> None:
     start = time.monotonic()
     assert check("2", TOWER, timeout_s=0.5) == Verdict(right=False, gold_parsed=True, answer=None, failed=True)

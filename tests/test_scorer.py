@@ -6,9 +6,13 @@ import math
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import oracles
@@ -82,6 +86,14 @@ def assert_right(texts: Texts, *answers: Vectors, smi: str = "graph_cut") -> Non
     np.testing.assert_allclose(scores.effective_paths, oracles.effective_paths(vectors, ids), rtol=1e-6)
 
 
+def until_it_waits(condition: threading.Condition, call: Future[Any]) -> None:
+    """Return when a thread waits there, or `call` has ended without."""
+    waits = False
+    while not (waits or call.done()):
+        with condition:
+            waits = bool(condition._waiters)  # type: ignore[attr-defined]
+
+
 def failure(answer: Vectors) -> tuple[list[Session], list[Session], str, bool]:
     """Who failed, who waits still, why, and whether the encoder is broken; nobody is missing."""
     assert not answer.missing
@@ -127,12 +139,15 @@ def test_neither_arrival_order_nor_batches_change_the_scores(names, random) -> N
     assert_right(texts, collected(scorer, texts))
 
 
-def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder) -> None:
+def test_submitting_never_waits_for_the_encoder(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
     scorer = Scorer(gated, max_rows=100)
-    for item in TEXTS.items():
-        scorer.submit([item])
+    scorer.submit(list(TEXTS.items())[:1])
     assert gated.started.wait(60)
+    # The encoder stands still until the gate is open, for longer than this waits.
+    thread.submit(scorer.submit, list(TEXTS.items())[1:]).result(30)
     assert not gated.gate.is_set()
+    gated.gate.set()
+    assert_right(TEXTS, collected(scorer, TEXTS))
 
 
 def test_collecting_waits_for_texts_that_are_being_embedded(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
@@ -286,12 +301,68 @@ def test_who_submits_to_a_full_queue_is_answered_when_there_is_room(
     full = dict(list(texts.items())[:2])
     scorer.submit(full.items())
     answer = thread.submit(scorer.submit, list(texts.items())[2:])
+    until_it_waits(scorer._room, answer)
+    assert not answer.done()
     # What a step waits for gets in all the same.
     waiting = thread.submit(scorer.collect, list(texts), texts, LONG)
+    until_it_waits(scorer._results, waiting)
     assert not answer.done()
     gated.gate.set()
     assert_right(texts, waiting.result(60))
     answer.result(60)
+
+
+@pytest.mark.parametrize("given_up", ["its own", "one in the queue"])
+def test_who_waits_for_room_hears_of_what_is_given_up(
+    gated: GatedEncoder, thread: ThreadPoolExecutor, given_up: str
+) -> None:
+    scorer = Scorer(gated, max_rows=100, max_queue_rows=1)
+    scorer.submit([(Session("first", 0), "held by the gate")])
+    assert gated.started.wait(60)
+    texts = group("a", "in the queue", "its own")
+    scorer.submit(list(texts.items())[:1])
+    answer = thread.submit(scorer.submit, list(texts.items())[1:])
+    until_it_waits(scorer._room, answer)
+    scorer.forget([Session("a", int(given_up == "its own"))])
+    answer.result(30)  # while the encoder stands still
+    assert not gated.gate.is_set()
+
+
+def test_all_who_wait_for_room_hear_that_the_encoder_took_some(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
+    scorer = Scorer(gated, max_rows=100, max_queue_rows=2)
+    scorer.submit([(Session("first", 0), "held by the gate")])
+    assert gated.started.wait(60)
+    scorer.submit(group("a", "one", "two").items())
+    answers = [thread.submit(scorer.submit, group(uid, uid).items()) for uid in "bc"]
+    while len(scorer._room._waiters) < 2:  # type: ignore[attr-defined]
+        pass
+    gated.gate.set()
+    for answer in answers:
+        answer.result(30)
+
+
+def test_who_waits_for_vectors_hears_of_what_is_given_up(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
+    scorer = Scorer(gated, max_rows=100)
+    scorer.submit(TEXTS.items())
+    assert gated.started.wait(60)
+    answer = thread.submit(scorer.collect, list(TEXTS), {}, LONG)
+    until_it_waits(scorer._results, answer)
+    scorer.forget(list(TEXTS))
+    assert answer.result(30).missing == list(TEXTS)
+    assert not gated.gate.is_set()
+
+
+def test_all_who_wait_for_vectors_get_theirs(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
+    scorer = Scorer(gated, max_rows=100)
+    scorer.submit(TEXTS.items())
+    assert gated.started.wait(60)
+    parts = [{s: t for s, t in TEXTS.items() if s.uid == uid} for uid in "ab"]
+    answers = [thread.submit(scorer.collect, list(part), {}, LONG) for part in parts]
+    while len(scorer._results._waiters) < 2:  # type: ignore[attr-defined]
+        pass
+    gated.gate.set()
+    for part, answer in zip(parts, answers, strict=True):
+        assert_right(part, answer.result(30))
 
 
 def test_what_the_sender_kept_back_or_lost_is_counted_once() -> None:
@@ -403,6 +474,105 @@ def test_an_encoder_that_is_away_for_a_while_costs_time(monkeypatch: pytest.Monk
     scores = collected(scorer, TEXTS)
     assert_right(TEXTS, scores)
     assert (scores.events.unavailable, scores.events.failed) == (5, 0)
+
+
+def test_what_goes_back_into_the_queue_takes_its_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
+    watcher, size = Watcher(), sum(map(len, set(TEXTS.values())))
+    scorer = Scorer(AwayEncoder(5), max_rows=100, observer=watcher)
+    scorer.submit(TEXTS.items())
+    assert_right(TEXTS, collected(scorer, TEXTS))
+    assert watcher.queue[-1] == (0, 0)
+    assert watcher.queue.count((4, size)) > 1
+    assert all(0 <= of_queue <= size for _, of_queue in watcher.queue)
+
+
+def test_pauses_grow_to_a_limit_and_begin_anew_after_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    clock = {"monotonic": time.monotonic, "perf_counter": time.perf_counter}
+    monkeypatch.setattr("verl_dra.scorer.scorer.time", SimpleNamespace(sleep=paused.append, **clock))
+    encoder = AwayEncoder(7)
+    scorer = Scorer(encoder, max_rows=100)
+    embed(scorer, "one")
+    assert paused == [0.5, 1, 2, 4, 8, 15, 15]
+    encoder.left = 2
+    embed(scorer, "two")
+    assert paused[7:] == [0.5, 1]
+
+
+def test_a_trouble_that_is_over_is_no_reason_any_more(gated: GatedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
+    away = [True]
+
+    class AwayOnceEncoder(GatedEncoder):
+        def encode(self, texts):
+            if away and away.pop():
+                raise EncoderUnavailableError("nobody answers at embed.example")
+            return gated.encode(texts)
+
+    gated.gate.set()
+    scorer = Scorer(AwayOnceEncoder(), max_rows=100)
+    embed(scorer, "first")
+    gated.gate.clear()
+    scorer.submit(TEXTS.items())
+    assert scorer.collect(list(TEXTS), {}, 0.05).error == "5 texts are not embedded yet"
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts are cached, and two taken sessions remembered."""
+    monkeypatch.setattr("verl_dra.scorer.scorer._CACHED_TEXTS", 2)
+    monkeypatch.setattr("verl_dra.scorer.scorer._REMEMBERED_SESSIONS", 2)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_of_known_texts_the_newest_are_cached(gated: GatedEncoder) -> None:
+    gated.gate.set()
+    scorer = Scorer(gated, max_rows=2)
+
+    def batches(*texts: str) -> list[list[str]]:
+        gated.batches.clear()
+        for text in texts:
+            embed(scorer, text)
+        return gated.batches
+
+    assert batches("one", "two", "three") == [["one"], ["two"], ["three"]]
+    assert batches("two", "three") == []
+    assert batches("one") == [["one"]]
+    # That is what was used last, not what came last.
+    assert batches("three", "four", "three") == [["four"]]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_the_sessions_that_were_taken_last_are_remembered() -> None:
+    scorer = Scorer(NgramEncoder(), max_rows=2)
+    texts = group("a", *"123456")
+    for session in texts:
+        scorer.forget([session])
+    scorer.submit(texts.items())
+    assert scorer.collect([], {}, 0).events.late == 2
+    assert scorer.collect(list(texts), {}, LONG).missing == [s for s in texts if s.session_id not in (2, 3)]
+
+
+def test_a_kept_vector_does_not_keep_its_batch() -> None:
+    class WatchedEncoder(NgramEncoder):
+        batches: ClassVar[list[Any]] = []
+        alive = -1
+
+        def encode(self, texts):
+            self.alive = sum(batch() is not None for batch in self.batches)
+            encoded = super().encode(texts)
+            array = np.array(encoded.vectors)
+            self.batches.append(weakref.ref(array))  # which torch keeps as long as any row of it is in use
+            return replace(encoded, vectors=torch.from_numpy(array))
+
+    encoder = WatchedEncoder()
+    scorer = Scorer(encoder, max_rows=100)
+    scorer.submit(TEXTS.items())
+    embed(scorer, *TEXTS.values())
+    embed(scorer, "in a later call")
+    assert (encoder.alive, len(encoder.batches) > 1) == (0, True)
+    assert_right(TEXTS, collected(scorer, TEXTS))
 
 
 def test_who_waits_for_an_encoder_that_is_away_hears_why_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import pytest
+from full_disk import full_after
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
@@ -25,6 +27,7 @@ from verl_dra import main as main_module
 from verl_dra.cli import main
 from verl_dra.sweep import code as code_module
 from verl_dra.sweep import ranges
+from verl_dra.sweep import slurm as slurm_module
 from verl_dra.sweep.code import changed, code
 from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
 from verl_dra.sweep.job import added
@@ -267,6 +270,18 @@ def test_a_folder_keeps_its_sweep(tmp_path: Path) -> None:
         create(tmp_path, sweep)
 
 
+def test_a_disk_that_is_full_in_mid_write_leaves_the_sweep_as_it_was(tmp_path: Path) -> None:
+    sweep = sweep_of([["a=1"]])
+    create(tmp_path, sweep)
+    before = load(tmp_path)
+    sweep.submissions.append(Submission(7, [0]))
+    with full_after(30), pytest.raises(OSError, match="File too large"):
+        sweep.save(tmp_path)
+    assert load(tmp_path) == before
+    sweep.save(tmp_path)
+    assert load(tmp_path) == sweep
+
+
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_an_array_names_its_points_and_no_others(points: set[int]) -> None:
     command = sbatch(Path("/out"), sweep_of([]), sorted(points))
@@ -287,8 +302,10 @@ def test_each_points_state_comes_from_the_queue_and_from_what_its_job_wrote(tmp_
         7: [],
         8: ["running", "failed exit=1"],
         9: [],
+        10: ["running", "requeued exit=0"],
+        11: ["running", "completed exit=0"],
     }
-    sweep = sweep_of([[f"a={i}"] for i in said], Submission(5, list(range(9))), Submission(6, [8]))
+    sweep = sweep_of([[f"a={i}"] for i in said], Submission(5, [*range(9), 10, 11]), Submission(6, [8]))
     create(tmp_path, sweep)
     for number, states in said.items():
         (tmp_path / str(number) / "state.log").write_text("".join(f"2026-01-01T00:00:00 {s} job=1\n" for s in states))
@@ -296,8 +313,26 @@ def test_each_points_state_comes_from_the_queue_and_from_what_its_job_wrote(tmp_
     points = status(tmp_path, sweep, queue)
     assert [point.state for point in points] == [
         *("waiting", "running", "completed", "failed", "lost", "requeued", "time", "lost", "running", "not submitted"),
+        *("lost", "completed"),
     ]
-    assert [point.job for point in points[7:]] == ["5_7", "6_8", ""]
+    assert [point.job for point in points[7:10]] == ["5_7", "6_8", ""]
+
+
+@pytest.mark.parametrize("said", ["", "running", "requeued exit=0"])
+@pytest.mark.parametrize(
+    ("in_queue", "waits"),
+    [
+        *[(state, True) for state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")],
+        *[(state, False) for state in ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "STOPPED")],
+    ],
+)
+def test_slurms_states_are_those_of_points(in_queue: str, waits: bool, said: str, tmp_path: Path) -> None:
+    sweep = sweep_of([["a=1"]], Submission(5, [0]))
+    create(tmp_path, sweep)
+    if said:
+        (tmp_path / "0" / "state.log").write_text(f"now {said} job=5_0\n")
+    (point,) = status(tmp_path, sweep, {(5, 0): in_queue})
+    assert point.state == (("requeued" if "requeued" in said else "waiting") if waits else "running")
 
 
 def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> None:
@@ -722,6 +757,60 @@ def test_squeues_answer_is_read_whole_or_refused(lines: list[bytes]) -> None:
                 queued(Path("/out"), sweep_of([]))
         else:
             assert queued(Path("/out"), sweep_of([])) == ({(5, 0): "RUNNING"} if TASK in lines else {})
+
+
+said_lines = st.sampled_from(
+    ["7", "7;north", "  12 ", "Welcome", "sbatch: error: timed out", "7 8", "\u0667", "", "\0"]
+)
+said = st.lists(said_lines | st.text(max_size=8), max_size=4).map("\n".join)
+
+
+def answers(stdout: str, stderr: str, code: int) -> Any:
+    """In place of running one of Slurm's commands."""
+    return lambda command, variables=None: subprocess.CompletedProcess(command, code, stdout, stderr)
+
+
+@settings(max_examples=60)
+@given(said, said, st.sampled_from([0, 1, 255, -9]), said)
+def test_whatever_sbatch_says_a_submission_is_known_or_perhaps_or_refused(
+    stdout: str, stderr: str, code: int, queue: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        sweep = sweep_of([["a=1"], ["a=2"]])
+        create(folder, sweep)
+        patch.setattr(slurm_module, "code", lambda: "1 abc")
+        run = {"sbatch": answers(stdout, stderr, code), "squeue": answers(queue, "", 0)}
+        patch.setattr(slurm_module, "_run", lambda command, variables=None: run[command[0]](command))
+        ids = [line.strip() for line in stdout.splitlines() if line.strip() in ("7", "7;north", "12")]
+        refused = None
+        try:
+            slurm_module.submit(folder, sweep, [0, 1])
+        except SweepError as error:
+            refused = str(error)
+        if refused is not None:
+            assert refused.startswith("sbatch refused: ")
+            assert (code > 0, ids, sweep.submissions) == (True, [], [])
+            assert "timed out" not in f"{stdout} {stderr}"
+        else:
+            (submission,) = sweep.submissions
+            assert submission.job is not None or submission.said
+            assert len(ids) != 1 or submission.job in (None, int(ids[0].partition(";")[0]))
+        assert load(folder) == sweep
+        assert len(status(folder, sweep, {})) == 2
+
+
+tasks = st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from(["PENDING", "RUNNING", "SPECIAL_EXIT"]))
+
+
+@settings(max_examples=60)
+@given(st.lists(tasks, max_size=4), st.lists(st.text(max_size=8) | said_lines, max_size=4))
+def test_between_whatever_a_site_says_no_task_is_lost(there: list[tuple[int, int, str]], chatter: list[str]) -> None:
+    lines = [f"verl_dra {job} {task} {state} /x --sweep /out y" for job, task, state in there]
+    mixed = "\n".join(line for pair in zip_longest(chatter, lines, fillvalue="") for line in pair)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm_module, "_run", answers(mixed, "", 0))
+        assert queued(Path("/out"), sweep_of([])) == {(job, task): state for job, task, state in there}
 
 
 def test_a_sweep_of_an_earlier_version_can_be_looked_after(

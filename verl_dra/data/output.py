@@ -73,7 +73,7 @@ def _names_in_manifest(folder: Path) -> list[str]:
     try:
         names = json.loads((folder / MANIFEST).read_text())["files"]
         return [name for name in names if Path(name).name == name]
-    except (OSError, ValueError, KeyError, TypeError):  # no manifest, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no manifest, or not one of ours
         return []
 
 

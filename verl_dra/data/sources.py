@@ -19,7 +19,7 @@ from verl_dra.data.sets import DataSet
 BATCH_ROWS = 1000
 SUFFIXES = (".parquet", ".jsonl", ".json")
 """Of a folder, files with the first of them that occurs: beside data, publishers keep metadata in JSON."""
-_SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|test)(?:[^a-z]|$)")
+_SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _is_lines(path: Path) -> bool:
         return False
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -22,6 +22,8 @@ _TEXTS_OF_A_REQUEST = 32
 _TOKENS_OF_A_REQUEST = 16384
 _REQUESTS_AT_A_TIME = 4
 _BYTES_OF_A_TOKEN = 3
+# From here on, what a server states is no number of tokens.
+_NO_USAGE = 2**53
 _NO_KEY = "none"
 
 # Texts that fail for another reason fail again in parts, so that a word too many here costs only requests.
@@ -204,7 +206,7 @@ class OpenAIEncoder:
             indices, rows = [index for index, _ in numbered], [row for _, row in numbered]
             vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
             usage = (answer.get("usage") or {}).get("prompt_tokens")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             start = self._without_key(content.decode(errors="replace"))[:200]
             raise ValueError(f"{self} gave no list of embeddings ({error!r}): {start}") from None
         if len(rows) != len(texts):
@@ -222,7 +224,7 @@ class OpenAIEncoder:
         characters = [len(text) for text in texts]
         return (
             torch.nn.functional.normalize(torch.from_numpy(np.stack(vectors)), dim=1),
-            _shares(usage, characters) if isinstance(usage, int) and usage > 0 else characters,
+            _shares(usage, characters) if isinstance(usage, int) and 0 < usage < _NO_USAGE else characters,
         )
 
 

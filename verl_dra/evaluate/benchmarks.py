@@ -97,7 +97,7 @@ def _local(path: Path) -> list[dict[str, Any]]:
             raise EvaluationError(f"{path}: only .parquet, .jsonl and .json files can be read")
     except EvaluationError:
         raise
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise EvaluationError(f"{path} can't be read: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise EvaluationError(f"{path} must be a list of rows, each a JSON object")
@@ -111,7 +111,7 @@ def _lines(path: Path) -> list[tuple[int, bytes]]:
 def _object(line: bytes, where: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{where} can't be read: {error}") from None
 
 

@@ -238,7 +238,7 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return rows, len(line)
             raise EvaluationError(f"{path} line {number} is not JSON: {error}") from None

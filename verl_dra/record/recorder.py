@@ -107,7 +107,7 @@ class Recorder:
 
     def _thin(self) -> None:
         """Delete steps until the folder is as small as it has to be; the first and the last stay."""
-        files = {int(path.stem): path for path in self._folder.glob("*.jsonl") if path.stem.isdigit()}
+        files = {int(path.stem): path for path in self._folder.glob("*.jsonl") if path.stem.isdecimal()}
         sizes = {step: path.stat().st_size for step, path in files.items()}
         while sum(sizes.values()) > self._config.max_bytes and len(sizes) > 2:
             steps = sorted(sizes)

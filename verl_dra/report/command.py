@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         runs = read_runs(options.runs)
         names.name(runs)
         _report(options, runs)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         sys.stderr.write(f"verl-dra report: {error}\n")
         return 1
     return 0

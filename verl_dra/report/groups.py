@@ -124,7 +124,7 @@ def _as_training_would(group: Group, embed: Embed) -> Group:
             completion.weight,
             completion.advantage,
             completion.advantage_without,
-        ) = row.tolist()
+        ) = (value if math.isfinite(value) else None for value in row.tolist())
     unit = torch.nn.functional.normalize(vectors.double(), dim=1)
     group.similarity = (unit @ unit.T).clamp(-1, 1).numpy()
     if len(vectors) > 1:  # one alone is one path, whatever the policy
@@ -160,26 +160,27 @@ def _ordered(group: Group) -> Group:
 
 def _recorded_group(line: dict[str, Any]) -> Group:
     """The group of a line that `dra.record` wrote."""
-    scored = line.get("scored", True)
+    if not isinstance(scored := line.get("scored", True), bool):
+        raise TypeError(scored)
     completions = [
         Completion(
             _text(c["text"]),
             _number(c["reward"]),
-            c.get("adjusted"),
+            _known(c.get("adjusted")),
             # Placeholders where the group has no scores.
-            c.get("smi") if scored else None,
-            c.get("weight") if scored else None,
-            c.get("advantage"),
-            c.get("advantage_without"),
+            _known(c.get("smi")) if scored else None,
+            _known(c.get("weight")) if scored else None,
+            _known(c.get("advantage")),
+            _known(c.get("advantage_without")),
         )
         for c in line["completions"]
     ]
     method = f"SMI {line.get('smi')}, weight {line.get('weight')}, over {line.get('base_estimator')}"
     group = Group(
         _text(line["prompt"]),
-        line.get("ground_truth"),
+        _truth(line.get("ground_truth")),
         completions,
-        effective_paths=line.get("effective_paths"),
+        effective_paths=_known(line.get("effective_paths")),
         scored=scored,
         method=method,
     )
@@ -192,10 +193,11 @@ def _recorded_group(line: dict[str, Any]) -> Group:
 
 def _sample(line: dict[str, Any]) -> tuple[str, str | None, Completion]:
     """Prompt, right answer and completion of a line of veRL's dumps."""
-    truth = line.get("gts")
-    if not (truth is None or isinstance(truth, str)):
-        truth = json.dumps(truth)
-    return _text(line["input"]), truth, Completion(_text(line["output"]), _number(line["score"]))
+    return _text(line["input"]), _truth(line.get("gts")), Completion(_text(line["output"]), _number(line["score"]))
+
+
+def _truth(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _text(value: Any) -> str:
@@ -210,6 +212,10 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _known(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
 def _lines(path: Path, read: Callable[[dict[str, Any]], Read]) -> tuple[list[Read], int]:
     """What `read` makes of a file's lines, each a JSON object, and the number of those that it can't read."""
     found: list[Read] = []
@@ -218,6 +224,6 @@ def _lines(path: Path, read: Callable[[dict[str, Any]], Read]) -> tuple[list[Rea
     for line in filter(None, path.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
             found.append(read(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             unreadable += 1
     return found, unreadable

@@ -67,7 +67,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
 
 def steps_of(folder: Path) -> dict[int, Path]:
     """The files STEP.jsonl of a folder by their step, ascending."""
-    files = [path for path in folder.glob("*.jsonl") if path.stem.isdigit()]
+    files = [path for path in folder.glob("*.jsonl") if path.stem.isdecimal() and path.is_file()]
     return {int(path.stem): path for path in sorted(files, key=lambda path: int(path.stem))}
 
 

@@ -90,8 +90,8 @@ def submit(folder: Path, sweep: Sweep, points: Sequence[int], options: Sequence[
     except SweepError:
         _forget(folder, sweep)
         raise
-    told = [line for line in map(str.strip, done.stdout.splitlines()) if re.fullmatch(r"\d{1,18}(;\S+)?", line)]
-    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    told = [line for line in map(str.strip, done.stdout.splitlines()) if re.fullmatch(r"\d{1,18}(;[^\s\0]+)?", line)]
+    said = " ".join(f"{done.stdout} {done.stderr}".replace("\0", " ").split())  # no sweep.json holds a NUL
     if len(told) == 1:
         job, _, submission.cluster = told[0].partition(";")
         submission.job = int(job)
