@@ -61,7 +61,7 @@ def _sample(subject: Subject, root: Path) -> list[Mutation]:
 
 
 def _verdicts(name: str, mutants: list[Mutation], trials: Trials, known: Known) -> list[tuple[Mutation, str]]:
-    tests = [f"tests/test_{test}.py" for test in SUBJECTS[name].tests]
+    tests = SUBJECTS[name].paths()
     version = _version(trials.root, tests)
     limit_s = 0.0
     verdicts = []
@@ -106,7 +106,9 @@ class Known:
 
 def _version(root: Path, tests: list[str]) -> str:
     helpers = sorted(path for path in (root / "tests").glob("*.py") if not path.name.startswith("test_"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [root / test for test in tests] + helpers)).hexdigest()
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in [root / test.partition("::")[0] for test in tests] + helpers)
+    ).hexdigest()
 
 
 def _equivalent() -> set[tuple[str, str, str | None]]:

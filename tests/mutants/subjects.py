@@ -13,7 +13,11 @@ class Subject:
     sources: tuple[str, ...]
     """Files and folders below `verl_dra`."""
     tests: tuple[str, ...]
-    """Test files: `rows` stands for tests/test_rows.py."""
+    """Test files, or tests of one: `rows` stands for tests/test_rows.py, `rows::test_it` for a test of it."""
+
+    def paths(self) -> list[str]:
+        """Of the tests, from the repository's root."""
+        return [f"tests/test_{file}.py{sign}{test}" for file, sign, test in (one.partition("::") for one in self.tests)]
 
     def files(self, repository: Path) -> list[str]:
         """The files, by their path from the repository's root."""
@@ -22,6 +26,8 @@ class Subject:
         return [str(file.relative_to(repository)) for file in found]
 
 
+_DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
+
 SUBJECTS = {
     "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator")),
     "estimator": Subject(("estimator.py",), ("estimator",)),
@@ -29,8 +35,8 @@ SUBJECTS = {
     "metrics": Subject(("metrics.py",), ("recording",)),
     "scorer": Subject(("scorer",), ("scores", "scorer", "client")),
     "rewards": Subject(("rewards",), ("rewards",)),
-    "record": Subject(("record", "recording.py"), ("record", "recording")),
-    "config": Subject(("config",), ("config",)),
+    "record": Subject(("record", "recording.py"), ("record", "recording", _DEFAULTS)),
+    "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
     "data": Subject(("data",), ("prepare_data", "open_rs")),
     "evaluate": Subject(("evaluate",), ("evaluate",)),
     "sweep": Subject(("sweep",), ("sweep",)),
