@@ -208,6 +208,14 @@ def test_without_a_folder_nothing_is_recorded() -> None:
         Recorder(RecordConfig(every_n_steps=1))
 
 
+def test_a_number_that_json_has_not_is_never_written(tmp_path: Path) -> None:
+    writing = recorder(tmp_path)
+    put(writing, 1, [group(), {"smi": math.nan}])
+    writing.close()
+    assert writing.counts() == {"recorded": 0, "unrecorded": 2, "thinned": 0}
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go, stuck = threading.Event(), threading.Event()
 
