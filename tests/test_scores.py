@@ -134,8 +134,8 @@ def test_scorers_have_about_the_same_to_do(groups: int, replicas: int) -> None:
 
 
 def test_empty_texts_are_counted_by_sessions_and_lost_ones_not_with_them() -> None:
-    vectors = np.array([[1.0, 0.0], [0.0, 0.0]], np.float32)
-    found = step_scores(vectors, np.array([1, 0, 1, -1, 1]), torch.tensor([0, 0, 0, 1, 1]), graph_cut_smi)
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
+    found = step_scores(vectors, np.array([0, 1, 0, -1, 0]), torch.tensor([0, 0, 0, 1, 1]), graph_cut_smi)
     assert found.empty == 3
     assert found.scored.tolist() == [True, True, True, False, False]
     assert found.smi.tolist() == [0, 0, 0, 0, 0]
