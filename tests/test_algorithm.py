@@ -337,6 +337,13 @@ def test_more_groups_than_are_compared_at_a_time_are_all_the_formula() -> None:
     assert torch.equal(found, (angles.cos() > 0.99).repeat_interleave(2))
 
 
+def test_a_few_very_wide_vectors_are_the_formula() -> None:
+    """A row is more than the memory that sums get at least."""
+    vectors, group = torch.rand(5, 40_000), torch.tensor([0, 1, 0, 1, 0])
+    expected = oracles.graph_cut_smi(vectors.numpy(), group.numpy())
+    np.testing.assert_allclose(graph_cut_smi(vectors, group), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("smi", [log_det_smi, graph_cut_smi, effective_paths])
 def test_the_first_row_that_is_not_finite_is_named_and_all_are_counted(smi) -> None:
     vectors = torch.ones(6, 2)
