@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := torch==2.13.0
 UV := uv==0.13.9
+COSMIC_RAY := cosmic-ray==8.7.0
 
-.PHONY: env demo test test-slow test-all test-gpu bench lint types format lock clean
+.PHONY: env demo test test-slow test-all test-gpu bench mutants lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -40,6 +41,11 @@ test-gpu:  ## what only a GPU can show, in the environment of PYTHON, where veRL
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks
+
+mutants: $(READY)  ## small faults that the fast tests should see; SAMPLE=60 tries so many of each subject
+	# Beside the environment: what both need comes from there.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target build/cosmic-ray '$(COSMIC_RAY)'
+	$(BIN)/python tests/mutants
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -330,3 +330,78 @@ def test_what_is_not_scored_gets_the_mean_weight_of_what_is() -> None:
     torch.testing.assert_close(fill_unscored(weights, scored), torch.tensor([0.2, 0.3, 0.4, 0.3]))
     assert torch.equal(fill_unscored(weights, torch.ones(4, dtype=torch.bool)), weights)
     assert fill_unscored(weights, torch.zeros(4, dtype=torch.bool)).tolist() == [1, 1, 1, 1]
+
+
+def test_more_groups_than_are_compared_at_a_time_are_all_the_formula() -> None:
+    """Cosine matrices are made of 8,192 rows at a time; of a pair I = log(s^2 / (s^2 - c^2)), s = 1 + ridge."""
+    angles = torch.linspace(0, 3, 4500, dtype=torch.float64)
+    vectors = torch.stack([torch.ones(4500), torch.zeros(4500), angles.cos(), angles.sin()], 1).reshape(-1, 2)
+    group = torch.arange(4500).repeat_interleave(2)
+    expected = torch.log(1.001**2 / (1.001**2 - angles.cos() ** 2)).repeat_interleave(2)
+    torch.testing.assert_close(log_det_smi(vectors, group), expected, rtol=1e-9, atol=1e-9)
+    found, _ = group_diversity(vectors, group)
+    assert torch.equal(found, (angles.cos() > 0.99).repeat_interleave(2))
+
+
+def test_a_few_very_wide_vectors_are_the_formula() -> None:
+    """A row is more than the memory that sums get at least."""
+    vectors, group = torch.rand(5, 40_000), torch.tensor([0, 1, 0, 1, 0])
+    expected = oracles.graph_cut_smi(vectors.numpy(), group.numpy())
+    np.testing.assert_allclose(graph_cut_smi(vectors, group), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smi", [log_det_smi, graph_cut_smi, effective_paths])
+def test_the_first_row_that_is_not_finite_is_named_and_all_are_counted(smi) -> None:
+    vectors = torch.ones(6, 2)
+    vectors[0] *= 1e30  # out of the usual range, but finite
+    vectors[3, 1], vectors[4, 0], vectors[5] = float("nan"), float("-inf"), 0
+    says = r"^embeddings\[3\] \(group 8\) has a NaN or infinite entry, as 2 of 6 rows have; check the encoder"
+    with pytest.raises(ValueError, match=says):
+        smi(vectors, torch.tensor([5, 5, 5, 8, 9, 9]))
+
+
+def test_a_refusal_says_what_is_there() -> None:
+    nan, inf = float("nan"), float("inf")
+    with pytest.raises(ValueError, match=r"^smi\[1\] is nan; 1 entries are not finite$"):
+        diversity_weights(torch.tensor([1.0, nan, 1.0]))
+    with pytest.raises(ValueError, match=r"^rewards\[1\] \(group 6\) is -inf; 2 entries are not finite$"):
+        adjust_rewards(torch.tensor([1.0, -inf, nan]), WEIGHTS, torch.tensor([5, 6, 7]))
+    with pytest.raises(ValueError, match=r"^rewards\[1\] is nan"):  # of which group, ids that don't match can't say
+        adjust_rewards(torch.tensor([1.0, nan, 1.0]), WEIGHTS, GROUP[:2])
+    with pytest.raises(ValueError, match=r"not 0\.25 to 1\.5; make them by diversity_weights"):
+        adjust_rewards(REWARDS, torch.tensor([0.5, 1.5, 0.25]), GROUP)
+    with pytest.raises(ValueError, match=r"not -0\.5 to 1;"):
+        adjust_rewards(REWARDS, torch.tensor([1.0, -0.5, 1.0]), GROUP)
+    with pytest.raises(ValueError, match=r"^rewards \[3\] and weights \[2\] must be of one shape$"):
+        adjust_rewards(REWARDS, WEIGHTS[:2], GROUP)
+    with pytest.raises(TypeError, match=r"group must hold integers, not torch\.bool"):
+        adjust_rewards(REWARDS, WEIGHTS, GROUP > 5)
+
+
+@pytest.mark.parametrize("negative", ["paper", "shift", "positive_only"])
+def test_adjusted_rewards_have_the_rewards_dtype(negative) -> None:
+    for rewards, weights in ((torch.float64, torch.float32), (torch.float32, torch.float64), (torch.bfloat16,) * 2):
+        made = adjust_rewards(REWARDS.to(rewards), WEIGHTS.to(weights) / 2, GROUP, negative=negative)
+        assert made.dtype == rewards
+        assert made.tolist() == [0.5] * 3
+
+
+def test_no_gradient_flows_through_cosine_matrices() -> None:
+    vectors = torch.randn(4, 3, requires_grad=True)
+    assert not log_det_smi(vectors, torch.zeros(4, dtype=torch.long)).requires_grad
+    assert not effective_paths(vectors, torch.zeros(4, dtype=torch.long)).requires_grad
+
+
+def test_the_ridge_bounds_the_smi_of_clones() -> None:
+    clones = torch.ones(2, 3, dtype=torch.float64)
+    for ridge in (0.5, 1e-6):
+        expected = np.log((1 + ridge) ** 2 / ((1 + ridge) ** 2 - 1))
+        smi = log_det_smi(clones, torch.zeros(2, dtype=torch.long), ridge=ridge)
+        np.testing.assert_allclose(smi, [expected] * 2, rtol=1e-9)
+
+
+def test_what_is_unscored_has_the_mean_of_the_scored_in_their_dtype() -> None:
+    weights = torch.tensor([0.25, 0.75, 1.0], dtype=torch.float16)
+    filled = fill_unscored(weights, torch.tensor([True, True, False]))
+    assert filled.dtype == torch.float16
+    assert filled.tolist() == [0.25, 0.75, 0.5]

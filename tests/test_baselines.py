@@ -98,3 +98,18 @@ def test_what_is_not_finite_or_does_not_match_is_named(weights) -> None:
         weights(torch.tensor([0.0, 1.0]), torch.tensor([4]))
     with pytest.raises(ValueError, match=r"cosine must be between -1 and 1, not 1\.5"):
         cluster_smi(torch.eye(2), torch.tensor([0, 0]), 1.5)
+
+
+@pytest.mark.parametrize("cosine", [-1.0, 1.0, 2.0, float("nan")])
+def test_a_threshold_that_links_all_or_nothing_is_refused(cosine: float) -> None:
+    with pytest.raises(ValueError, match=f"cosine must be between -1 and 1, not {cosine}"):
+        cluster_smi(torch.eye(2), torch.tensor([0, 0]), cosine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_and_counts_have_the_dtype_of_what_they_come_from(dtype: torch.dtype) -> None:
+    group, values = torch.tensor([3, 3, 3]), torch.tensor([-1.0, -2.0, -3.0], dtype=dtype)
+    assert cluster_smi(torch.eye(3, dtype=dtype), group).dtype == dtype
+    assert darling_weights(-values, group).dtype == dtype
+    assert unlikeliness_weights(values, group).dtype == dtype
+    assert cluster_smi(torch.eye(3, dtype=torch.bfloat16), group).dtype == torch.float32

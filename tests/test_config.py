@@ -243,6 +243,60 @@ def test_the_threshold_of_clusters_arrives(prepared: Any) -> None:
         assert smi(vectors, group).tolist() == [others] * 2
 
 
+@pytest.mark.parametrize("variable", ["cpu", " CPU\n"])
+def test_a_run_without_a_gpu_needs_the_variable_and_the_override(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    with pytest.raises(ConfigError, match="are needed; only the override is set"):
+        prepared("trainer.device=cpu")
+    monkeypatch.setenv("VERL_PLATFORM", variable)
+    with pytest.raises(ConfigError, match="are needed; only the variable is set"):
+        prepared()
+    assert prepared("trainer.device=cpu")[1].enabled
+
+
+def test_a_platform_that_hydra_took_for_a_plain_key_is_refused(foreign_folder: Path) -> None:
+    config = compose("dra_trainer", overrides=[GROUPS])
+    OmegaConf.update(config, "platform", "cpu", force_add=True)
+    with pytest.raises(ConfigError, match=r"^\+platform=cpu was read as a plain key: .*hydra\.searchpath"):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["actor_rollout_ref.rollout.n=2"],
+        ["dra.smi=clusters", "dra.cluster_cosine=-0.999"],
+        ["dra.smi=clusters", "dra.cluster_cosine=0.999"],
+        ["dra.smi=clusters", "dra.weight=darling"],
+        ["dra.smi=graph_cut", "dra.weight=darling"],
+        ["dra.smi=log_det", "dra.weight=unlikeliness"],
+        ["dra.on_failure=unadjusted", "dra.console=full"],
+        ["dra.negative_rewards=positive_only"],
+        ["dra.record.every_n_steps=1", "dra.record.groups=1", "dra.record.max_characters=100"],
+    ],
+)
+def test_settings_at_their_limits_train(prepared: Any, overrides: list[str]) -> None:
+    assert prepared(*overrides)[1].enabled
+
+
+@pytest.mark.parametrize("cosine", [-1, 1, 1.5])
+def test_a_threshold_that_no_cosine_passes_is_refused_whatever_the_smi(cosine: float) -> None:
+    with pytest.raises(ValueError, match=r"dra\.cluster_cosine must be between -1 and 1"):
+        DRAConfig(cluster_cosine=cosine).smi_function()
+
+
+@pytest.mark.parametrize("unset", ["critic.enable", "trainer.device"])
+def test_all_keys_without_a_value_are_named(prepared: Any, unset: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^actor_rollout_ref\.rollout\.name and {unset} must be set; there is no"):
+        prepared("actor_rollout_ref.rollout.name=???", f"{unset}=???")
+
+
+def test_a_manager_by_its_path_must_be_there_whatever_a_reward_function_registers(prepared: Any) -> None:
+    with pytest.raises(ConfigError, match=r"dra\.base_reward_manager: 'pkg://no\.such:Manager' is neither"):
+        prepared("dra.base_reward_manager=pkg://no.such:Manager", "reward.custom_reward_function.path=some/file.py")
+
+
 @pytest.mark.parametrize("override", ["+dra.smii=graph_cut", "+dra.embedding.modell=x", "+dra.scorer.replicas=2"])
 def test_a_key_that_is_added_by_force_is_refused(foreign_folder: Path, override: str) -> None:
     config = compose("dra_trainer", overrides=[GROUPS, override])
@@ -324,6 +378,8 @@ def test_disabled_leaves_verls_own_run(prepared: Any) -> None:
     assert config.algorithm.adv_estimator == "grpo"
     assert (config.reward.reward_manager.source, config.reward.reward_manager.name) == ("register", "naive")
     assert config.reward.reward_manager.module.path is None
+
+    assert prepared("dra.enabled=False", "dra.smi=cosine")[1].scorer.name is None
 
     config, _ = prepared("dra.enabled=False", "algorithm.adv_estimator=gae", "actor_rollout_ref.rollout.n=1", *IMPORTED)
     assert config.algorithm.adv_estimator == "gae"

@@ -167,6 +167,68 @@ def test_what_can_t_be_made_is_counted_and_the_next_step_is_written(
     assert "step 1 is not recorded: OverflowError('no such token')" in caplog.text
 
 
+def test_two_steps_stay_however_large_and_what_is_no_step_stays_too(tmp_path: Path) -> None:
+    for name in ("notes.jsonl", "7.txt", "1.5.jsonl"):
+        (tmp_path / name).write_text("x" * 2**16)
+    writing = recorder(tmp_path, max_bytes=2**16)
+    for step in (3, 5, 20):
+        put(writing, step, [group("x" * 40_000, step)] * step)
+    writing.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.jsonl", "7.txt", "1.5.jsonl", "3.jsonl", "20.jsonl"}
+    assert writing.counts() == {"recorded": 28, "unrecorded": 0, "thinned": 5}
+
+
+def test_a_folder_may_be_as_large_as_it_may_be(tmp_path: Path) -> None:
+    lines = [json.dumps(group("x" * 3000, step)) + "\n" for step in (1, 2, 3)]
+    writing = recorder(tmp_path, max_bytes=sum(map(len, lines)))
+    for step in (1, 2, 3):
+        put(writing, step, [group("x" * 3000, step)])
+    put(writing, 3, [group("x" * 3001, 3)])
+    writing.close()
+    assert writing.counts() == {"recorded": 4, "unrecorded": 0, "thinned": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jsonl", "3.jsonl"]
+
+
+def test_counts_are_told_once(tmp_path: Path) -> None:
+    writing = recorder(tmp_path)
+    writing.drop(1, 2, "of a reason")
+    assert writing.counts() == {"recorded": 0, "unrecorded": 2, "thinned": 0}
+    assert writing.counts() == {"recorded": 0, "unrecorded": 0, "thinned": 0}
+    writing.close()
+
+
+def test_the_end_waits_for_no_writer_that_stands_still(tmp_path: Path) -> None:
+    let_go = threading.Event()
+
+    def make() -> list[dict[str, Any]]:
+        let_go.wait()
+        return [group()]
+
+    full, working = recorder(tmp_path / "full"), recorder(tmp_path / "working")
+    for step in range(6):
+        full.put(step, 1, make)
+    working.put(0, 1, make)
+    full.close(0.01)
+    working.close(0.01)
+    assert working.counts()["recorded"] == 0
+    let_go.set()
+    working.close()
+    assert working.counts()["recorded"] == 1
+
+
+def test_without_a_folder_nothing_is_recorded() -> None:
+    with pytest.raises(ValueError, match=r"dra\.record\.folder must be set before a run records"):
+        Recorder(RecordConfig(every_n_steps=1))
+
+
+def test_a_number_that_json_has_not_is_never_written(tmp_path: Path) -> None:
+    writing = recorder(tmp_path)
+    put(writing, 1, [group(), {"smi": math.nan}])
+    writing.close()
+    assert writing.counts() == {"recorded": 0, "unrecorded": 2, "thinned": 0}
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_a_step_never_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go, stuck = threading.Event(), threading.Event()
 
@@ -244,3 +306,29 @@ def test_a_tracker_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> 
 
     trackers.show({"tensorboard": SimpleNamespace(writer=SimpleNamespace(add_text=add_text))}, 1, lambda: [group()])
     assert "tensorboard did not take dra/groups of step 1: disk full" in caplog.text
+
+
+def test_each_tracker_gets_the_groups_and_they_are_made_once(caplog: pytest.LogCaptureFixture) -> None:
+    made: list[int] = []
+    given: dict[str, Any] = {}
+
+    def make() -> list[dict[str, Any]]:
+        made.append(1)
+        return [group("one"), group("two")]
+
+    writer = SimpleNamespace(add_text=lambda name, text, step: given.update(text=text, step=step))
+    wandb = SimpleNamespace(
+        Table=lambda columns, data: (columns, data), log=lambda what, step: given.update(what, wandb_step=step)
+    )
+    trackers.show({"tensorboard": SimpleNamespace(writer=writer), "wandb": wandb, "console": None}, 4, make)
+    assert made == [1]
+    columns, rows = given["dra/groups"]
+    assert columns == [*("step", "uid", "prompt", "completion", "reward", "adjusted"), *trackers.COLUMNS[6:]]
+    assert [row[:5] for row in rows] == [
+        [4, "u", "a prompt", text, reward] for text in ("one", "two") for reward in (0.5, None)
+    ]
+    assert (given["step"], given["wandb_step"]) == (4, 4)
+    assert given["text"].splitlines()[1] == "| " + " | ".join(["---"] * 10) + " |"
+    trackers.show({"console": None}, 4, make)
+    assert made == [1]
+    assert not caplog.messages

@@ -138,6 +138,21 @@ def test_a_gold_answer_is_read_whole(gold: str, text: str, right: bool) -> None:
     assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
 
 
+@pytest.mark.parametrize(
+    ("gold", "text", "right"),
+    [
+        ("42", "the answer is 42", True),
+        (r"\frac12", r"\boxed{\frac12}", True),
+        ("7", r"8 is not it, \boxed{7} is", True),
+        ("7", "7 is not it, 8 is", False),
+        (r"3+\frac{1}{2}", "3.5", True),
+    ],
+)
+def test_an_evaluation_takes_plain_numbers_and_mends_latex(gold: str, text: str, right: bool) -> None:
+    verdict = check(gold, text, lenient=True)
+    assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
+
+
 def test_equal_answers_have_one_canonical_form() -> None:
     forms = [
         check(None, text).answer for text in (r"\boxed{\frac{1}{2}}", r"\boxed{0.5}", r"the answer is $\frac{2}{4}$")

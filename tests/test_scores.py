@@ -131,3 +131,49 @@ def test_scorers_have_about_the_same_to_do(groups: int, replicas: int) -> None:
                 tokens[replica_of(Session(uid, i), replicas)] += np.exp(of_prompt + rng.normal(0, 0.6))
         worst.append(tokens.max() / tokens.mean())
     assert statistics.median(worst) <= 1.3
+
+
+def test_empty_texts_are_counted_by_sessions_and_lost_ones_not_with_them() -> None:
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
+    found = step_scores(vectors, np.array([0, 1, 0, -1, 0]), torch.tensor([0, 0, 0, 1, 1]), graph_cut_smi)
+    assert found.empty == 3
+    assert found.scored.tolist() == [True, True, True, False, False]
+    assert found.smi.tolist() == [0, 0, 0, 0, 0]
+    assert found.duplicate.tolist() == [False] * 5
+    torch.testing.assert_close(found.effective_paths, torch.tensor([3, torch.nan], dtype=torch.float64), equal_nan=True)
+
+
+def test_a_step_without_sessions_has_scores_of_none() -> None:
+    found = step_scores(*put_together(0, []), torch.zeros(0, dtype=torch.long), graph_cut_smi)
+    assert [len(part) for part in (found.smi, found.duplicate, found.scored, found.effective_paths)] == [0, 0, 0, 0]
+
+
+def test_duplicates_are_those_of_their_own_group() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    found = step_scores(vectors, np.array([0, 1, 0, 2, 1]), torch.tensor([2, 0, 2, 0, 1]), graph_cut_smi)
+    assert found.duplicate.tolist() == [True, False, True, False, False]
+    torch.testing.assert_close(found.effective_paths, torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def test_similarities_are_cosines_in_the_order_asked_for_and_never_above_1() -> None:
+    vectors = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32) * 9
+    row = np.arange(40).repeat(2)[::-1].copy()
+    found = step_scores(vectors, row, torch.zeros(80, dtype=torch.long), graph_cut_smi)
+    asked = [3, 2, 70, 9]
+    unit = oracles.unit(vectors[row[asked]])
+    np.testing.assert_allclose(found.similarity(asked), unit @ unit.T, atol=1e-6)
+    whole = found.similarity(range(80))
+    assert np.abs(whole).max() == 1
+    assert whole.dtype == np.float32
+
+
+def test_answers_that_lack_sessions_are_put_in_their_places() -> None:
+    eye = np.eye(4, dtype=np.float32)
+    of_two = Vectors(eye[[3, 1]], [b"x", b"y"], np.array([1, -1, 0]))
+    of_one = Vectors(eye[[2, 0]], [b"y", b"z"], np.array([-1, 0, 1]))
+    nothing = Vectors(np.empty((0, 0), np.float32), [], np.array([-1]))
+    answers = [(2, np.array([6, 1, 3]), of_two), (1, np.array([0, 5, 2]), of_one), (0, np.array([4]), nothing)]
+    vectors, index = put_together(8, answers)
+    # Of the text y both have a vector: that of the lower scorer is taken.
+    np.testing.assert_array_equal(vectors, eye[[2, 0, 3]])
+    assert index.tolist() == [-1, -1, 1, 2, -1, 0, 0, -1]

@@ -1,0 +1,45 @@
+"""What is mutated, and the fast tests that should see it, its own first: a trial ends at the first failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A part of the package under one name of the table."""
+
+    sources: tuple[str, ...]
+    """Files and folders below `verl_dra`."""
+    tests: tuple[str, ...]
+    """Test files, or tests of one: `rows` stands for tests/test_rows.py, `rows::test_it` for a test of it."""
+
+    def paths(self) -> list[str]:
+        """Of the tests, from the repository's root."""
+        return [f"tests/test_{file}.py{sign}{test}" for file, sign, test in (one.partition("::") for one in self.tests)]
+
+    def files(self, repository: Path) -> list[str]:
+        """The files, by their path from the repository's root."""
+        paths = [repository / "verl_dra" / source for source in self.sources]
+        found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
+        return [str(file.relative_to(repository)) for file in found]
+
+
+_DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
+
+SUBJECTS = {
+    "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator")),
+    "estimator": Subject(("estimator.py",), ("estimator",)),
+    "rows": Subject(("rows.py",), ("rows", "estimator")),
+    "metrics": Subject(("metrics.py",), ("recording",)),
+    "scorer": Subject(("scorer",), ("scores", "scorer", "client")),
+    "rewards": Subject(("rewards",), ("rewards",)),
+    "record": Subject(("record", "recording.py"), ("record", "recording", _DEFAULTS)),
+    "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
+    "data": Subject(("data",), ("prepare_data", "open_rs")),
+    "evaluate": Subject(("evaluate",), ("evaluate",)),
+    "sweep": Subject(("sweep",), ("sweep",)),
+    "report": Subject(("report",), ("report",)),
+    "console": Subject(("console.py",), ("console",)),
+}
