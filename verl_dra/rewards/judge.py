@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
-from latex2sympy2_extended.logic import And  # type: ignore[import-untyped]
-from latex2sympy2_extended.sets import FiniteSet  # type: ignore[import-untyped]
-from math_verify import LatexExtractionConfig, parse  # type: ignore[import-untyped]
-from sympy import Basic, Float, GreaterThan, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
+from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.logic import And
+from latex2sympy2_extended.sets import FiniteSet
+from math_verify import LatexExtractionConfig, parse
+from sympy import Basic, Eq, Expr, Float, GreaterThan, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
 from sympy.core.relational import Relational
 
 from verl_dra.rewards import notation, upstream
@@ -29,7 +29,9 @@ _READING = LatexExtractionConfig(
     ),
 )
 _CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*)|)", re.DOTALL)
-_WORDS = re.compile(r"(?:\\text\{)?([A-Za-z][A-Za-z '’-]+?)[\s.]*\}?")
+_WORDS = re.compile(r"(?:\\text\{)?([A-Za-z][A-Za-z '-]+?)[\s.]*\}?")
+_LONGEST = 2000
+"""Characters of an answer that is read; longer ones equal what is the same letter for letter."""
 _RATIONAL_PLACES = 5
 """Decimals of a number that can be written as a fraction: one of more may be a rounded one, which equals others."""
 
@@ -70,6 +72,8 @@ class Answer:
 @functools.lru_cache(maxsize=4096)
 def read_answer(written: str) -> Answer:
     """Read an answer from what is written of it, without the text around."""
+    if len(written) > _LONGEST:
+        return Answer(written, choice=None, words=None, text=False, percent=False, value=None)
     latex = notation.latex(written)
     choice, rest = None, latex
     if match := _CHOICE.fullmatch(latex):
@@ -77,13 +81,14 @@ def read_answer(written: str) -> Answer:
         rest = match[2] or match[4] or ""
     words = _WORDS.fullmatch(rest)
     percent = rest.endswith(r"\%")
+    value = _parse(rest.removesuffix(r"\%")) if rest else None
     return Answer(
         latex=rest if choice is None else rest or latex,
         choice=choice,
         words=words[1].lower() if words else None,
         text=bool(words) and (r"\text" in rest or " " in rest),
         percent=percent,
-        value=_parse(rest.removesuffix(r"\%")) if rest else None,
+        value=value.rhs if percent and isinstance(value, Eq) else value,
     )
 
 
@@ -95,9 +100,9 @@ def equal(gold: Answer, answer: Answer) -> bool:
     """
     if gold.choice and answer.choice:
         return gold.choice == answer.choice
-    if gold.choice and gold.latex == gold.choice or answer.choice and answer.latex == answer.choice:
+    if any(one.choice and one.latex == one.choice for one in (gold, answer)):
         return _plain(gold) == _plain(answer)
-    if gold.latex.replace(" ", "") == answer.latex.replace(" ", ""):
+    if _plain(gold) == _plain(answer):
         return True
     if gold.words and answer.words and (gold.text or answer.text):
         return gold.words == answer.words
@@ -107,7 +112,8 @@ def equal(gold: Answer, answer: Answer) -> bool:
         return upstream.same_value(gold.value, answer.value)
     # The sign is often left out, and often written out.
     percentage, other = (gold.value, answer.value) if gold.percent else (answer.value, gold.value)
-    return any(upstream.same_value(value, other) for value in (percentage, percentage / 100))
+    values = (percentage, percentage / 100) if isinstance(percentage, Expr) else (percentage,)
+    return any(upstream.same_value(value, other) for value in values)
 
 
 def check(gold: str | None, text: str) -> dict[str, Any]:

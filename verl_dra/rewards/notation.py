@@ -14,6 +14,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$]|\\[()])*(?:[,;]|[,;]?\s*(?:and|or)\b)(?:[\s$]|\\[()])*(?:[a-zA-Z](?:_\w+)?\s*=\s*)?"
 )
 """Boxes with this between them are one answer of several parts."""
+_PERCENT = re.compile(r"[\s$]*\\?%")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 _DELIMITERS = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]]")
 _MARK = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
@@ -45,7 +46,7 @@ def written_answer(text: str) -> str | None:
         return _said(text[said[-1].end() :])
     formulas = list(_FORMULA.finditer(text))
     if formulas and "\n" not in text[formulas[-1].end() :]:
-        return next(filter(None, formulas[-1].groups()))
+        return _content_of(formulas[-1])
     return _inner(text) if len(text.split()) == 1 else None
 
 
@@ -63,7 +64,7 @@ def written_gold(gold: str) -> str:
 
 
 def latex(written: str) -> str:
-    """An answer in the notation that math-verify reads: Unicode, separators, units and all that it misreads replaced."""
+    """An answer in the notation that math-verify reads: without units, separators and what else it misreads."""
     for change in _CHANGES:
         written = change(written)
     return written
@@ -86,7 +87,7 @@ def _boxed(text: str) -> _Boxed:
         if content is None:
             return _Boxed(True, ", ".join(parts) or None)
         if content.strip():
-            parts.insert(0, content.strip())
+            parts.insert(0, content.strip() + (r"\%" if _PERCENT.match(text, end) else ""))
             start = box.start()
     return _Boxed(bool(parts), ", ".join(dict.fromkeys(parts)))
 
@@ -118,10 +119,14 @@ def _inner(marked: str) -> str | None:
     return _DELIMITERS.sub(" ", marked).strip() or None
 
 
+def _content_of(formula: re.Match[str]) -> str:
+    return str(formula[formula.lastindex or 0])
+
+
 def _said(after: str) -> str | None:
     """What is said to be the answer: a formula, or the words to the end of the sentence."""
     if formula := _FORMULA.match(after):
-        return next(filter(None, formula.groups()))
+        return _content_of(formula)
     end = _END_OF_SAYING.search(after)
     said = after[: end.start() if end else None].strip()
     return _inner(said) if len(said) <= _LONGEST_SAID else None
@@ -129,23 +134,27 @@ def _said(after: str) -> str | None:
 
 _UNICODE = str.maketrans(
     {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "θ": r"\theta ",
-        "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "°": r"^{\circ}", "ℝ": r"\mathbb{R}",
-        "％": "%", "，": ",", "（": "(", "）": ")", "“": "", "”": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+        "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "÷": "/",
+        "\N{DOT OPERATOR}": r"\cdot ", "π": r"\pi ", "θ": r"\theta ", "Ω": r"\Omega ", "∞": r"\infty ", "≤": r"\le ",
+        "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "\N{UNION}": r"\cup ",
+        "∩": r"\cap ", "\N{ELEMENT OF}": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "°": r"^{\circ}",
+        "\N{DOUBLE-STRUCK CAPITAL R}": r"\mathbb{R}",
+        "\N{FULLWIDTH PERCENT SIGN}": "%", "\N{FULLWIDTH COMMA}": ",", "\N{FULLWIDTH LEFT PARENTHESIS}": "(",
+        "\N{FULLWIDTH RIGHT PARENTHESIS}": ")", "“": "", "”": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
 )  # fmt: skip
+_TEXT = r"\\text\{(?!\s*[aApP]\.?[mM]\b)(?:[^{}]|\{[^{}]*\})*\}"
 _UNIT = (
-    r"(?:sq(?:uare|\.)?\s*|cubic\s*)?(?:(?:[kcdmnµ]m|kg|mg|lbs?|oz|ft|in|yd|mi|ml|mL|k?Hz|kW|k?Pa|k?J|mol|min|hrs?"
-    r"|sec|mph|k?eV|rad|deg|USD|EUR|(?:centi|kilo|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|inch(?:es)?|feet|foot|miles?"
-    r"|yards?|pounds?|ounces?|units?|degrees?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?"
-    r"|cents?|euros?)(?![a-zA-Z]))"
+    r"(?:sq(?:uare|\.)?\s*|cubic\s*)?(?:[kcdmnµ]m|kg|mg|lbs?|oz|ft|in|yd|mi|ml|mL|k?Hz|kW|k?Pa|k?J|mol|min|hrs?|sec|mph"
+    r"|k?eV|rad|deg|(?:centi|kilo|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|units?)(?![a-zA-Z])"
 )
 _POWER_OF_UNIT = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _UNITS = re.compile(
-    # A bare letter is a variable, but not one that is set as text, or apart from its number.
-    rf"(?<=[\w)}}\]|!])\s*(?:(?:\\text\{{[^{{}}]*\}}|\b{_UNIT}|(?<=\d){_UNIT}|(?<=\d\s)[msghLNJWVK]\b){_POWER_OF_UNIT}"
-    rf"(?:\s|\\cdot(?![a-zA-Z])|/)*)+(?=\s*(?:$|[,;]|\\\}}|[)\]]))"
+    # After a number: text, a unit, and apart from it a word or the letter of a unit. Other bare letters are variables.
+    rf"(?<=[\w)}}\]|!])\s*(?:\\frac\{{{_TEXT}{_POWER_OF_UNIT}\}}\{{{_TEXT}{_POWER_OF_UNIT}\}}"
+    rf"|(?:{_TEXT}|(?<![a-zA-Z]){_UNIT}|(?<=\d\s)(?:[msghLNJWVK]|[a-zA-Z]{{3,}}(?:\s[a-zA-Z]{{3,}})?|\\Omega)(?![a-zA-Z]))"
+    rf"{_POWER_OF_UNIT}(?:(?:\s|\\cdot(?![a-zA-Z])|/)+(?:{_TEXT}|[a-zA-Z]{{1,3}}(?![a-zA-Z])){_POWER_OF_UNIT})*)"
+    r"(?=\s*(?:$|[,;]|\\\}|[)\]]))"
 )
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = r"\s*\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])"
@@ -157,11 +166,11 @@ def _replace(pattern: str, by: str | Callable[[re.Match[str]], str]) -> Callable
 
 
 def _superscript(match: re.Match[str]) -> str:
-    return "^{" + unicodedata.normalize("NFKC", match[0]).replace("−", "-") + "}"
+    return "^{" + unicodedata.normalize("NFKC", match[0]).translate(_UNICODE) + "}"
 
 
 def _fraction(match: re.Match[str]) -> str:
-    above, below = unicodedata.normalize("NFKC", match[0]).split("⁄")
+    above, below = unicodedata.normalize("NFKC", match[0]).split("\N{FRACTION SLASH}")
     return rf"\frac{{{above}}}{{{below}}}"
 
 
@@ -173,14 +182,14 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 def _text(match: re.Match[str]) -> str:
-    """Text that is no text: a number, a letter or a connective."""
+    """Text that is no text: a number, a letter of a choice, a sign or a connective."""
     content = match[1].strip()
     if re.fullmatch(r",?\s*(?:and|or),?", content):
         return f" {content.strip(', ')} "
-    if not content or re.fullmatch(r"\\?%|percent(?:age)?", content):
-        return r"\%" if content else " "
+    if re.fullmatch(r"[A-J](?:\s*(?:,|and|&)\s*[A-J])+", content):
+        return re.sub(r"\s*(?:and|&)\s*", ", ", content)
     # Units and words stay text.
-    return content if re.search(r"\d|^\(?[A-J]\)", content) else rf"\text{{{content}}}"
+    return content if re.match(r"[\d.\-\\$]|\(?[A-J]\)|[^a-zA-Z]*$", content) else rf"\text{{{content}}}"
 
 
 def _without_degrees(written: str) -> str:
@@ -209,7 +218,8 @@ _CHANGES: list[Callable[[str], str]] = [
     lambda written: written.strip().strip("*").strip() if written.count("*") % 2 == 0 else written.strip(),
     # Signs that are no part of the value.
     _replace(r"\\?\$|[€£¥₹]", ""),
-    _replace(r"\s*(?:(?<!\\)%|\\%|\bpercent(?:age)?\b)", r"\\%"),
+    _replace(r"\s*(?:\\?%|\\text\{percent(?:age)?\}|\bpercent(?:age)?\b)", r"\\%"),
+    lambda written: re.sub(r"(\d+(?:\.\d+)?)\\%", r"\\frac{\1}{100}", written) if written.count("%") > 1 else written,
     _without_degrees,
     _replace(r"^(?:=|\\approx(?![a-z])|\\sim(?:eq)?(?![a-z])|[a-zA-Z]\s*\\in(?![a-z]))\s*", ""),
     _replace(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()", ""),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Basic, nsimplify
 
 _MARKS = re.compile(r"\\boxed|(?<!\\)(?:\$|\\[(\[])")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from latex2sympy2_extended.antlr_parser import PSParser  # type: ignore[import-untyped]
-from math_verify import verify  # type: ignore[import-untyped]
+from latex2sympy2_extended.antlr_parser import PSParser
+from math_verify import verify
 from sympy import Basic, Float, Rational
 
 _LEAST_DIGITS = 4
@@ -61,7 +61,7 @@ def _value(expression: Basic) -> float | None:
     """The value of a real number that a float can hold; None of all else."""
     if isinstance(expression, Rational) or getattr(expression, "is_number", False):
         try:
-            value = float(expression)  # type: ignore[arg-type]
+            value = float(expression)
         except (TypeError, ValueError, OverflowError, AttributeError):
             return None
         return value if math.isfinite(value) else None
@@ -77,7 +77,7 @@ def _differ_somewhere(gold: Basic, answer: Basic) -> bool:
         return False
     try:
         point = {variable: Rational(2 * i + 7, 5) for i, variable in enumerate(variables)}
-        values = [complex(side.subs(point).evalf()) for side in (gold, answer)]  # type: ignore[arg-type]
+        values = [complex(side.subs(point).evalf()) for side in (gold, answer)]
     except (TypeError, ValueError, OverflowError, AttributeError):
         return False
     return abs(values[0] - values[1]) > 1e-5 * max(abs(values[0]), abs(values[1]), 1)

@@ -1,6 +1,7 @@
 """A process that compares mathematical answers, so that a comparison that never ends can be ended.
 
-Run by its path, so that it is of the same code as who asks. Requests and replies are JSON, each after its length (4 bytes).
+Run by its path, so that it is of the same code as who asks. Requests and replies are JSON, each after its length (4
+bytes).
 """
 
 from __future__ import annotations
