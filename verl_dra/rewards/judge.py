@@ -30,7 +30,7 @@ _READING = LatexExtractionConfig(
 )
 _CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*)|)", re.DOTALL)
 _WORDS = re.compile(r"(?:\\text\{)?([A-Za-z][A-Za-z '-]+?)[\s.]*\}?")
-_LONGEST = 2000
+_LONGEST = 600
 """Characters of an answer that is read; longer ones equal what is the same letter for letter."""
 _RATIONAL_PLACES = 5
 """Decimals of a number that can be written as a fraction: one of more may be a rounded one, which equals others."""

@@ -212,7 +212,7 @@ _CHANGES: list[Callable[[str], str]] = [
     _replace(r"(?:√|(?<![\\a-zA-Z])sqrt|\\sqrt(?=\s*\())\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))", r"\\sqrt{\1\2}"),
     # Spaces and fonts.
     _replace(r"\\!|\\displaystyle|\\(?:left|right)(?=\s*[.])\s*\.", ""),
-    _replace(r"(?<!\\)\\(?:[,;: \n]|q?quad(?![a-zA-Z]))|(?<!\\)~|\s", " "),
+    _replace(r"(?<!\\)\\(?:[,;: \n]|q?quad(?![a-zA-Z]))|(?<!\\)~|\s+", " "),
     _replace(r"\\(?:text|math)?(?:bf|it|bm|boldsymbol)(?:series)?\s*\{([^{}]*)\}", r"\1"),
     _replace(r"\\(?:text(?:normal|rm|sf|tt|up)?|math(?:rm|sf|tt)|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", _text),
     lambda written: written.strip().strip("*").strip() if written.count("*") % 2 == 0 else written.strip(),
