@@ -539,7 +539,7 @@ def test_a_model_that_is_not_there_is_found_out_before_problems_are_fetched(
 def test_a_checker_that_does_not_work_is_found_out_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(gold: str | None, text: str, lenient: bool) -> Any:
+    def broken(gold: str | None, text: str, judge: str) -> Any:
         raise CheckerError("no math-verify here")
 
     def never(*_: Any) -> None:

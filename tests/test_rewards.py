@@ -104,7 +104,7 @@ def test_cosine_stays_in_its_bounds_and_comes_round(right: bool, characters: int
     ],
 )
 def test_answers_by_hand(gold: str, text: str, right: bool) -> None:
-    verdict = check(gold, text)
+    verdict = check(gold, text, judge="paper")
     assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
 
 
@@ -181,7 +181,7 @@ def test_the_score_by_hand() -> None:
 
 @pytest.mark.parametrize("gold", ["", " \n", "$ $"])
 def test_an_unreadable_gold_answer_gives_the_papers_one(gold: str) -> None:
-    score = compute_score("any", r"\boxed{4}", gold)
+    score = compute_score("any", r"\boxed{4}", gold, judge="paper")
     assert (score["score"], score["acc"], score["cosine"], score["gold_unparsed"]) == (2.0, 1.0, 1.0, 1.0)
 
 

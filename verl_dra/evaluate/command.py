@@ -68,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--bootstrap", type=int, default=10000, help="samples of the intervals (%(default)s)")
     scores.add_argument("--recheck", action="store_true", help="check samples that say whether they are right, too")
     scores.add_argument(
+        "--judge",
+        choices=("right", "lighteval"),
+        default="right",
+        help="how answers are checked: right, or as the evaluations of the paper did (%(default)s)",
+    )
+    scores.add_argument(
         "--encoder", default=EmbeddingConfig.encoder, help="as dra.embedding.encoder, or none (%(default)s)"
     )
     scores.add_argument("--embedding-model", default=EmbeddingConfig.model, help="as dra.embedding.model (%(default)s)")
@@ -85,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
         return 2
     try:
-        return _evaluate(options, partial(check, lenient=True))
+        return _evaluate(options, partial(check, judge=options.judge))
     except ImportError as error:
         sys.stderr.write(f"verl-dra evaluate: error: {in_words(error)}\n")
     except (EvaluationError, CheckerError, EncoderUnavailableError, ValueError, OSError) as error:

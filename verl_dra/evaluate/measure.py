@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from verl_dra import effective_paths, graph_cut_smi
 from verl_dra.embedding import Encoder, encode_all
 from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
 from verl_dra.evaluate.generations import Sample
+from verl_dra.rewards import alike
 
 _NGRAMS = (1, 2, 3, 4)
 
@@ -46,6 +47,7 @@ class Judged:
     sample: Sample
     right: bool
     answer: str | None
+    """In a form that answers equal to it share; None where it has none."""
     gold_parsed: bool
     failed: bool
     by_source: bool = False
@@ -63,7 +65,10 @@ def check_samples(samples: Sequence[Sample], ks: Sequence[int]) -> None:
 
 
 def judge(samples: Sequence[Sample], check: Check, recheck: bool = False) -> list[Judged]:
-    """Check all samples; those whose source says whether they are right keep that, unless `recheck`."""
+    """Check all samples; those whose source says whether they are right keep that, unless `recheck`.
+
+    Equal answers of a problem get one form, by value: it is what votes are counted by.
+    """
 
     def one(sample: Sample) -> Judged:
         if sample.right is None or recheck:
@@ -73,7 +78,22 @@ def judge(samples: Sequence[Sample], check: Check, recheck: bool = False) -> lis
         return Judged(sample, sample.right, verdict.answer, verdict.gold_parsed, verdict.failed, by_source=True)
 
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(one, samples))
+        judged = list(threads.map(one, samples))
+        by_problem: dict[tuple[str, int], list[Judged]] = defaultdict(list)
+        for found in judged:
+            by_problem[found.sample.benchmark, found.sample.problem].append(found)
+        forms = dict(zip(by_problem, threads.map(_forms, by_problem.values()), strict=True))
+    return [
+        replace(found, answer=forms[found.sample.benchmark, found.sample.problem].get(found.answer)) for found in judged
+    ]
+
+
+def _forms(of_problem: Sequence[Judged]) -> dict[str | None, str]:
+    """By answer the one that stands for all answers equal to it. Those that are equal to the gold answer are equal."""
+    there = [one.answer for one in of_problem if one.answer is not None]
+    forms: dict[str | None, str] = dict(zip(there, alike(there), strict=True))
+    right = sorted({forms[one.answer] for one in of_problem if one.answer and one.right and not one.by_source})
+    return {answer: right[0] if form in right else form for answer, form in forms.items()}
 
 
 def measure(
@@ -103,8 +123,7 @@ def measure(
     measures: dict[str, list[float]] = defaultdict(list)
     for group in groups:
         right = [one.right for one in group]
-        # Answers that are equal to the gold answer are equal, however they are written.
-        answers = ["right" if one.right and not one.by_source else one.answer for one in group]
+        answers = [one.answer for one in group]
         measures["pass@1"].append(sum(right) / len(right))
         for k in sorted(set(ks) - {1}):
             measures[f"pass@{k}"].append(pass_at_k(len(right), sum(right), k))

@@ -4,8 +4,9 @@ In a veRL configuration: `reward.custom_reward_function.path=pkg://verl_dra.rewa
 math-verify (`pip install 'verl_dra[math]'`).
 """
 
-from verl_dra.rewards.checker import CheckerError, Verdict, check
+from verl_dra.rewards.checker import CheckerError, Verdict, alike, check
+from verl_dra.rewards.gold import gold_text
 from verl_dra.rewards.score import compute_score
 from verl_dra.rewards.terms import cosine_reward, format_reward
 
-__all__ = ["CheckerError", "Verdict", "check", "compute_score", "cosine_reward", "format_reward"]
+__all__ = ["CheckerError", "Verdict", "alike", "check", "compute_score", "cosine_reward", "format_reward", "gold_text"]

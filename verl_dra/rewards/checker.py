@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 _WORKERS = min(os.cpu_count() or 1, 4)
 _START_S = 120
+_FRACTION = re.compile(r"-?\d+(?:/\d+)?")
+"""An answer that equals no other of this form."""
 _GRACE_S = 1.0
 """How much longer than its own alarm a worker is waited for."""
 
@@ -42,28 +47,68 @@ class Verdict:
     """Whether the check took too long, or more memory than it may, and was ended."""
 
 
-def check(gold: str | None, text: str, timeout_s: float = 5.0, lenient: bool = False) -> Verdict:
-    r"""Compare the final answer of `text` with `gold` by math-verify, as the paper's code does: boxed answers first.
+Judge = Literal["right", "paper", "lighteval"]
+
+
+def check(gold: str | None, text: str, timeout_s: float = 5.0, judge: Judge = "right") -> Verdict:
+    r"""Compare the final answer of `text` with `gold` by math-verify.
 
     Can be called from any thread. At most four checks run at a time, each in a process of its own, which is ended where
     the check takes longer than `timeout_s`: math-verify's own limits work in main threads alone, and not inside a long
     computation.
 
-    One thing is not as in the paper's code, which gives math-verify's `verify` the two the other way round than it asks
-    for. That is seen where one of them is an equation or inequality: here `2 + 1 = 3` is right for 3, and 1 is not for
-    `x^2 + y^2 = 1`.
+    `judge` is how: `right` finds the answer after the thinking, the last box first, reads the notations that people
+    use, and compares by value; `paper` and `lighteval` are as the reward and the evaluations of the paper's code, with
+    math-verify's faults. One thing is not as in the paper's code, which gives math-verify's `verify` the two the other
+    way round than it asks for. That is seen where one of them is an equation or inequality: here `2 + 1 = 3` is right
+    for 3, and 1 is not for `x^2 + y^2 = 1`.
 
     Args:
         gold: the right answer, as a text with LaTeX in it (`$\frac12$`, `\boxed{...}`) or as LaTeX alone; None to
             find the answer of `text` alone.
         text: a completion.
         timeout_s: seconds.
-        lenient: whether plain numbers count as answers and malformed LaTeX is mended, as in evaluations.
+        judge: `right`, `paper` or `lighteval`.
 
     Raises:
         CheckerError: no worker can be started, as without math-verify.
+        ValueError: there is no such judge.
     """
-    return _pool.check({"gold": gold, "text": text, "timeout_s": timeout_s, "lenient": lenient})
+    if judge not in get_args(Judge):
+        raise ValueError(f"judge must be one of {', '.join(get_args(Judge))}, not {judge!r}")
+    reply = _pool.ask({"ask": "check", "gold": gold, "text": text, "timeout_s": timeout_s, "judge": judge})
+    return Verdict(**({"right": False, "gold_parsed": True, "answer": None} | reply))
+
+
+def alike(answers: Sequence[str], timeout_s: float = 5.0) -> list[str]:
+    """One form of each answer, the same for those that are equal by value.
+
+    Args:
+        answers: as verdicts have them.
+        timeout_s: seconds of each comparison; an answer for which one takes longer equals no other.
+
+    Returns:
+        For each answer that one of those equal to it which is the commonest, whatever their order.
+    """
+    counts = Counter(answers)
+    forms: dict[str, str] = {}
+    for answer in sorted(counts, key=lambda answer: (-counts[answer], answer)):
+        forms[answer] = answer
+        for other in [form for of, form in forms.items() if of == form and of != answer]:
+            reply = _same(other, answer, timeout_s)
+            if reply.get("same"):
+                forms[answer] = other
+            if reply:
+                break
+    return [forms[answer] for answer in answers]
+
+
+def _same(first: str, second: str, timeout_s: float) -> dict[str, Any]:
+    """Empty where two answers are not equal, or else why not to look further: they are, or that could not be found."""
+    if _FRACTION.fullmatch(first) and _FRACTION.fullmatch(second):
+        return {}
+    reply = _pool.ask({"ask": "same", "first": first, "second": second, "timeout_s": timeout_s})
+    return {} if reply.get("same") is False else reply
 
 
 class _EndedError(Exception):
@@ -134,7 +179,7 @@ class _Pool:
         self._slots = threading.BoundedSemaphore(_WORKERS)
         self._idle: list[_Worker] = []
 
-    def check(self, request: dict[str, Any]) -> Verdict:
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._slots:
             for waited in (self._take(), None):
                 worker = waited or _Worker()
@@ -146,8 +191,8 @@ class _Pool:
                         break
                     continue  # it may have died while it waited
                 self._idle.append(worker)
-                return Verdict(**reply)
-        return Verdict(right=False, gold_parsed=True, answer=None, failed=True)
+                return reply
+        return {"failed": True}
 
     def _take(self) -> _Worker | None:
         try:

@@ -1,23 +1,22 @@
 """A process that compares mathematical answers, so that a comparison that never ends can be ended.
 
-Run by its path: importing verl_dra would import torch. Requests and replies are JSON, each after its length (4 bytes).
+Run by its path, so that it is of the same code as who asks. Requests and replies are JSON, each after its length (4
+bytes).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 MEMORY = 4 * 2**30
 """Bytes that a check may take: a power tower fills whatever there is."""
-_MARKS = re.compile(r"\\boxed|(?<!\\)(?:\$|\\[(\[])")
-r"""Where LaTeX begins in a text; not `\$`, nor `\\[`, which ends a line of a matrix."""
 
 
 def main() -> None:
@@ -33,7 +32,8 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     try:
-        import math_verify  # noqa: F401
+        _import_this_package()
+        from verl_dra.rewards import judge  # noqa: F401
     except ImportError as error:
         _write(replies, {"error": str(error)})
         return
@@ -42,54 +42,29 @@ def main() -> None:
         # Not handled, so that it ends the process wherever that is; also one whose parent has died.
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         try:
-            reply = _check(request["gold"], request["text"], request["lenient"])
+            reply = _answer(request)
         except Exception:  # whatever math-verify and sympy make of a strange text
-            reply = {"right": False, "gold_parsed": True, "answer": None, "failed": True}
+            reply = {"failed": True}
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(replies, reply)
 
 
-def _check(gold: str | None, text: str, lenient: bool) -> dict[str, Any]:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-    from sympy import Basic, nsimplify
+def _import_this_package() -> None:
+    """Import the verl_dra that this file is of, wherever it lies, and leave the path as it is."""
+    root = str(Path(__file__).resolve().parents[2])
+    sys.path.insert(0, root)
+    import verl_dra  # noqa: F401
 
-    # math-verify's own timeouts are alarms that its code catches, between Python's instructions alone.
-    untimed: dict[str, Any] = {"parsing_timeout": None, "extraction_mode": "first_match"}
-    boxed_first = LatexExtractionConfig(boxed_match_priority=0)
-    taken = [boxed_first, ExprExtractionConfig()] if lenient else [_answer_config()]
-    answer = parse(text, extraction_config=taken, **untimed)
-    right, gold_parsed = False, True
-    if gold is not None:
-        # Of a gold answer without marks of LaTeX math-verify would read nothing, or a fraction in it alone.
-        boxed = rf"\boxed{{{gold.strip()}}}"
-        golds: list[Any] = []
-        for written in (gold, boxed) if _MARKS.search(gold) else (boxed,):
-            golds = golds or parse(
-                written, extraction_config=[boxed_first if lenient else LatexExtractionConfig()], **untimed
-            )
-        gold_parsed = bool(golds)
-        right = gold_parsed and bool(verify(golds, answer, timeout_seconds=None))
-    canonical = None
-    if answer:
-        first = answer[0]
-        if isinstance(first, Basic) and first.is_number:
-            first = nsimplify(first, rational=True)
-        canonical = str(first)
-    return {"right": right, "gold_parsed": gold_parsed, "answer": canonical}
+    sys.path.remove(root)
 
 
-def _answer_config() -> Any:
-    """What the paper's code asks of an answer: LaTeX, a box first, nothing mended, nothing without an anchor."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    from verl_dra.rewards import judge, parity
 
-    return LatexExtractionConfig(
-        normalization_config=NormalizationConfig(
-            nits=False, malformed_operators=False, basic_latex=True, equations=True, boxed="all", units=True
-        ),
-        boxed_match_priority=0,
-        try_extract_without_anchor=False,
-    )
+    if request["ask"] == "same":
+        return {"same": judge.same(request["first"], request["second"])}
+    checks = {"right": judge.check, "paper": parity.paper, "lighteval": parity.lighteval}
+    return checks[request["judge"]](request["gold"], request["text"])
 
 
 def _read(stream: BinaryIO) -> Any:
