@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from functools import partial
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scores = parser.add_argument_group("measures")
     scores.add_argument("--k", type=int, nargs="+", default=[1, 8], help="of pass@k and maj@k (default: 1 8)")
-    scores.add_argument("--bootstrap", type=int, default=10000, help="samples of the intervals (%(default)s)")
+    scores.add_argument("--bootstrap", type=int, default=10000, help="draws of the intervals (%(default)s)")
     scores.add_argument("--recheck", action="store_true", help="check samples that say whether they are right, too")
     scores.add_argument(
         "--encoder", default=EmbeddingConfig.encoder, help="as dra.embedding.encoder, or none (%(default)s)"
@@ -202,13 +203,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
         cells = []
         for name in names:
             mean, bounds = result["mean"][name], result["interval"][name]
-            scale = 100 if name.startswith(("pass@", "maj@")) else 1
-            digits = 1 if scale == 100 else 2
-            cells.append(
-                "-"
-                if mean is None
-                else "{} [{}, {}]".format(*(f"{round(scale * v, digits) + 0.0:.{digits}f}" for v in (mean, *bounds)))
-            )
+            cells.append(_cell(name, mean, bounds))
         counts = result["counts"]
         of = counts["samples"]
         rows.append(
@@ -221,7 +216,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
             ]
         )
     header = ["benchmark", "problems", "samples", *names, "truncated", "unparsed", "check failed"]
-    notes = ["pass@k and maj@k in %, means over problems with 95 % bootstrap intervals"]
+    notes = ["pass@k and maj@k in %, means over problems with 95 % intervals (Bayesian bootstrap)"]
     if encoder is not None:
         notes.append(f"diversity as seen by {encoder}")
     for benchmark, result in results.items():
@@ -234,6 +229,14 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
         if counts["gold_unparsed"]:
             notes.append(f"{benchmark}: {counts['gold_unparsed']} samples count as wrong: their gold can't be read")
     return table(header, rows) + "".join(f"{note}\n" for note in notes)
+
+
+def _cell(name: str, mean: float | None, bounds: Sequence[float] | None) -> str:
+    if mean is None:
+        return "-"
+    scale, digits = (100, 1) if name.startswith(("pass@", "maj@")) else (1, 2)
+    shown = [f"{round(scale * value, digits) + 0.0:.{digits}f}" for value in (mean, *(bounds or ()))]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if bounds else shown[0]
 
 
 def _version(package: str) -> str | None:
