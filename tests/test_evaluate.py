@@ -258,7 +258,7 @@ def test_a_last_line_that_lacks_its_newline_alone_is_kept(tmp_path: Path) -> Non
 
 def test_samples_are_gone_on_with_for_the_same_problems_alone(tmp_path: Path) -> None:
     path = tmp_path / "g.jsonl"
-    sampling = Sampling(model="no model is loaded", samples=1)
+    sampling = Sampling(model="no model is loaded", samples=1, prompt=PROMPT)
     file = GenerationsFile(path)
     file.begin({**asdict(sampling), "engine": {}})
     file.add([sample(0, 0, "x")])

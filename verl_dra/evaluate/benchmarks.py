@@ -51,6 +51,8 @@ class Problem:
     """Its place, from 0."""
     text: str
     answer: str
+    prompt: str = PROMPT
+    """What a model is asked, with `{problem}` in it, where nothing else is said."""
 
 
 def load(name: str, path: Path | None = None) -> list[Problem]:

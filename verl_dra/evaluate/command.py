@@ -48,21 +48,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--samples", type=int, default=defaults["samples"], help="of each problem (%(default)s)")
     sampling.add_argument("--temperature", type=float, default=defaults["temperature"], help="(%(default)s)")
     sampling.add_argument("--top-p", type=float, default=defaults["top_p"], help="(%(default)s)")
+    sampling.add_argument("--top-k", type=int, help="tokens to choose from (default: all)")
     sampling.add_argument("--max-tokens", type=int, default=defaults["max_tokens"], help="new tokens (%(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="of samples and intervals (%(default)s)")
     sampling.add_argument(
         "--prompt-template",
         dest="prompt",
-        default=defaults["prompt"],
         metavar="TEXT",
-        help="with {problem} in it (default: the paper's)",
+        help="what the user says, with {problem} in it (default: the paper's; of choices, one that asks for a letter)",
+    )
+    sampling.add_argument("--system-prompt", metavar="TEXT", help="what the system says before it (default: nothing)")
+    sampling.add_argument(
+        "--chat-template-args",
+        dest="chat_template",
+        type=json.loads,
+        metavar="JSON",
+        help="arguments of the model's chat template, such as '{\"enable_thinking\": false}' for Qwen3",
     )
     sampling.add_argument(
         "--engine",
         type=json.loads,
         default={},
         metavar="JSON",
-        help='arguments of vLLM\'s engine, such as \'{"tensor_parallel_size": 2, "max_model_len": 36864}\'',
+        help='arguments of vLLM\'s engine, such as \'{"tensor_parallel_size": 2, "max_model_len": 36864}\'; unless '
+        "data_parallel_size is one of them, there are as many copies of the model as the GPUs have room for",
     )
     scores = parser.add_argument_group("measures")
     scores.add_argument("--k", type=int, nargs="+", default=[1, 8], help="of pass@k and maj@k (default: 1 8)")
@@ -111,7 +120,11 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--top-p must be above 0 and at most 1, not {options.top_p}")
     if options.model and max(options.k) > options.samples:
         raise EvaluationError(f"--k {max(options.k)} needs as many --samples, not {options.samples}")
-    if "{problem}" not in options.prompt:
+    if options.top_k is not None and options.top_k < 1:
+        raise EvaluationError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.chat_template is not None and not isinstance(options.chat_template, dict):
+        raise EvaluationError("--chat-template-args must be a JSON object")
+    if options.prompt is not None and "{problem}" not in options.prompt:
         raise EvaluationError("--prompt-template must have {problem} in it")
     if not isinstance(options.engine, dict) or {"model", "seed"} & set(options.engine):
         raise EvaluationError("--engine must be a JSON object, without model and seed, which have options of their own")
