@@ -167,9 +167,9 @@ def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
     [
         ('{"question": "p", "answer": "1"}\n', r"aime24 has the column problem; there are question, answer"),
         ('{"problem": "p", "answer": "1"}\n{"problem": "p"}\n', "1 rows have no problem or no answer, such as 2$"),
-        ('{"problem": "p", "answer": "1"}\n{"problem": "p", "an', "line 2 can't be read"),
+        ('{"problem": "p", "answer": "1"}\n{"problem": "p", "an', "row 2 can't be read: not JSON"),
         ('{"problem": "p", "answer": NaN}\n', "1 rows have no problem or no answer, such as 1$"),
-        ("[1]", "must be a list of rows, each a JSON object"),
+        ("[1]", "row 1 can't be read: wrong type"),
         ('{"problem": "", "answer": "1"}\n{"problem": "p", "answer": "1"}\n', "1 rows have no problem.*such as 1$"),
         ("{torn", "can't be read"),
         ("", "has no rows"),
@@ -217,12 +217,12 @@ def line(**other: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"text": "x"}\n', "line 2 is no sample: .*missing"),
-        (line(more=1), "line 2 is no sample: .*more"),
+        ('{"text": "x"}\n', "line 2 is no sample: it lacks benchmark, "),
+        (line(more=1), "line 2 is no sample: it has more beside"),
         (line(text=5), "line 2 is no sample: text is 5, not str"),
         (line(problem=True), "line 2 is no sample: problem is True, not int"),
-        ("no json\n{}\n", "line 2 is not JSON"),
-        ("[1]\n", "line 2 is no JSON object"),
+        ("no json\n{}\n", "line 2 can't be read: not JSON"),
+        ("[1]\n", "line 2 can't be read: wrong type"),
         (line() + line(), "line 3 is the same sample as line 2"),
         (line() + line(sample=1, gold="5"), "line 3: problem 0 of aime24 has another question or gold answer"),
         (line() + '{"settings": {}}\n', "line 3: settings are one JSON object, in the first line"),
@@ -447,6 +447,23 @@ def test_samples_that_verl_dumps_are_grouped_by_input_and_right_answer(tmp_path:
     assert [s.gold for s in there] == ["4", "4", "4", "5", "4", "4"]
 
 
+def test_a_dump_of_verls_without_right_answers_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "1.jsonl"
+    rows = [{"input": "q", "output": "o", "score": 0.5, "step": 1}] * 2
+    path.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        EvaluationError, match="2 of 2 samples have no right answer to check against; it belongs into g"
+    ):
+        read(path)
+    path.write_text("".join(json.dumps({**row, "acc": 1}) + "\n" for row in rows))
+    assert [s.right for s in read(path).samples] == [True, True]
+    path.write_text('{"prompt": "q", "completion": "o"}\n')
+    with pytest.raises(
+        EvaluationError, match=r"line 1 is no sample: it lacks benchmark, .* has prompt, completion beside"
+    ):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -460,7 +477,7 @@ def test_bad_rows_of_what_verl_dumps_are_named(tmp_path: Path, row: dict[str, An
     with pytest.raises(EvaluationError, match=says):
         read(path)
     path.write_text(path.read_text().splitlines()[0] + '\n{"input": "q"}\n')
-    with pytest.raises(EvaluationError, match="line 2 has no gts and no output"):
+    with pytest.raises(EvaluationError, match="line 2 has no output"):
         read(path)
 
 

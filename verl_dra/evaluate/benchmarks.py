@@ -6,12 +6,13 @@ Repositories, splits, columns and the text around a problem are those of open-rs
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verl_dra.evaluate.estimators import EvaluationError
+from verl_dra.files import Unreadable, UnreadableFileError
+from verl_dra.files import rows as rows_of
 
 PROMPT = (
     "Solve the following math problem efficiently and clearly.  The last line of your response should be of the "
@@ -84,37 +85,15 @@ def _text(value: Any) -> str:
 
 
 def _local(path: Path) -> list[dict[str, Any]]:
-    # Imported here: `verl-dra` starts without it.
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
+    found = []
     try:
-        if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-        elif path.suffix == ".jsonl":
-            rows = [_object(line, f"{path} line {i}") for i, line in _lines(path)]
-        elif path.suffix == ".json":
-            rows = json.loads(path.read_bytes())
-        else:
-            raise EvaluationError(f"{path}: only .parquet, .jsonl and .json files can be read")
-    except EvaluationError:
-        raise
-    except (OSError, ValueError, pa.ArrowException) as error:
+        for number, row in rows_of(path):
+            if isinstance(row, Unreadable):
+                raise EvaluationError(f"{path}: row {number} can't be read: {row}")
+            found.append(row)
+    except (UnreadableFileError, OSError) as error:
         raise EvaluationError(f"{path} can't be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise EvaluationError(f"{path} must be a list of rows, each a JSON object")
-    return rows
-
-
-def _lines(path: Path) -> list[tuple[int, bytes]]:
-    return [(i, line) for i, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
-
-
-def _object(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise EvaluationError(f"{where} can't be read: {error}") from None
+    return found
 
 
 def _hub(benchmark: Benchmark) -> list[dict[str, Any]]:
