@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, hypergeom
 
+from verl_dra import rewards
 from verl_dra.cli import main
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
@@ -138,22 +139,62 @@ COLUMNS = {
     "amc23": {"id": 0, "problem": "p", "answer": "042", "url": "u"},
     "minerva": {"problem": "p", "solution": r"so $\boxed{042}$", "type": "t"},
     "olympiadbench": {"question": "p", "solution": ["s"], "answer": "042"},
+    **{
+        name: {"problem_idx": 1, "problem": "p", "answer": "042", "problem_type": ["Algebra"]}
+        for name in ("aime25", "hmmt_feb_2025", "brumo_2025")
+    },
+    "gpqa_diamond": {
+        **{"Question": "p", "Correct Answer": "042", "Incorrect Answer 1": "1", "Incorrect Answer 2": "2"},
+        **{"Incorrect Answer 3": "3", "Explanation": "e", "Subdomain": "Genetics", "Record ID": "r"},
+    },
 }
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json", "csv"])
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_published_layouts_are_read(tmp_path: Path, name: str, kind: str) -> None:
     path = tmp_path / f"file.{kind}"
     frame = pd.DataFrame([COLUMNS[name]] * 3)
     if kind == "parquet":
         frame.to_parquet(path)
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=kind == "jsonl")
     problems = load(name, path)
     assert [p.number for p in problems] == [0, 1, 2]
-    assert problems[1].text == "p"
-    assert "042" in problems[1].answer
+    if name == "gpqa_diamond":
+        question, _, *choices = problems[1].text.splitlines()
+        assert question == "p"
+        assert f"{problems[1].answer}) 042" in choices
+        assert sorted(choice[3:] for choice in choices) == ["042", "1", "2", "3"]
+    else:
+        assert (problems[1].text, problems[1].answer) == ("p", "042")
+
+
+def test_choices_are_in_an_order_of_their_own_and_ask_for_a_letter(tmp_path: Path) -> None:
+    path = tmp_path / "gpqa_diamond.csv"
+    rows = [{**COLUMNS["gpqa_diamond"], "Question": f"p{i}, or\nnot?"} for i in range(40)]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    problems = load("gpqa_diamond", path)
+    assert {p.answer for p in problems} == set("ABCD")
+    assert [p.answer for p in load("gpqa_diamond", path)] == [p.answer for p in problems]
+    assert "where LETTER is one of A, B, C and D" in problems[0].prompt
+    assert rewards.check("B", "so $\\boxed{B}$", lenient=True).right
+    assert not rewards.check("B", "so $\\boxed{C}$", lenient=True).right
+    pd.DataFrame([{**rows[0], "Incorrect Answer 2": ""}]).to_csv(path, index=False)
+    with pytest.raises(EvaluationError, match="1 rows have no problem or no answer, such as 1"):
+        load("gpqa_diamond", path)
+
+
+def test_a_worked_solution_without_one_answer_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    solutions = (r"$\boxed{1}$, no: $\boxed{\frac{1}{2}}$", r"The answer is \boxed here.", "It is 5.")
+    path.write_text("".join(json.dumps({"problem": "p", "solution": s}) + "\n" for s in solutions))
+    with pytest.raises(EvaluationError, match="2 rows have no problem or no answer, such as 2, 3"):
+        load("minerva", path)
+    path.write_text(path.read_text().splitlines()[0])
+    assert load("minerva", path)[0].answer == r"\frac{1}{2}"
 
 
 def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
@@ -531,6 +572,9 @@ def test_a_missing_model_is_found_out_before_it_is_loaded(tmp_path: Path, capsys
     assert not (tmp_path / "generations.jsonl").exists()
 
 
+OWN = ("--problem-column", "p", "--answer-column", "a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -539,6 +583,14 @@ def test_a_missing_model_is_found_out_before_it_is_loaded(tmp_path: Path, capsys
         (["--model", "m", "--benchmark", "aime24", "amc23", "--data", "f"], "--data is the file of one --benchmark"),
         (["--model", "m", "--benchmark", "aime24", "--samples", "4"], "--k 8 needs as many --samples, not 4"),
         (["--generations", "g", "--prompt-template", "solve"], "--prompt-template must have {problem} in it"),
+        (["--model", "m", "--benchmark", "aime2"], "--benchmark aime2 is none of aime24, math_500"),
+        (["--model", "m", "--benchmark", "b", *OWN], "is --data FILE with --problem-column"),
+        (
+            ["--model", "m", "--benchmark", "b", "--data", "f", *OWN, "--solution-column", "s"],
+            "and one of --answer-column",
+        ),
+        (["--generations", "g", "--top-k", "0"], "--top-k must be at least 1, not 0"),
+        (["--generations", "g", "--chat-template-args", "[]"], "--chat-template-args must be a JSON object"),
         (["--generations", "g", "--seed", "-1"], "--seed must be 0 or more, not -1"),
         (["--generations", "g", "--temperature", "nan"], "--temperature must be 0 or more and finite, not nan"),
         (["--generations", "g", "--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0"),
@@ -591,6 +643,7 @@ def test_the_command_line_starts_without_what_only_a_command_needs() -> None:
     code = """
 import sys
 sys.modules |= {"pyarrow": None, "datasets": None, "vllm": None}
+from verl_dra import rewards
 from verl_dra.cli import main
 main(["simulate", "--help"])
 """

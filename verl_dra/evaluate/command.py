@@ -17,7 +17,7 @@ from typing import Any
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.encoder import model_path
-from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load
+from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load, of_columns
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
@@ -35,8 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = {field.name: field.default for field in fields(Sampling)}
     what = parser.add_argument_group("what is evaluated: a model, or samples that are there")
     what.add_argument("--model", help="folder or hub name")
-    what.add_argument("--benchmark", nargs="+", choices=tuple(BENCHMARKS), help="problems for --model")
+    what.add_argument(
+        "--benchmark",
+        nargs="+",
+        metavar="NAME",
+        help=f"problems for --model: {', '.join(BENCHMARKS)}; or any name, for a file whose columns are named",
+    )
     what.add_argument("--data", type=Path, metavar="FILE", help="the one --benchmark's file, in its published layout")
+    what.add_argument("--problem-column", metavar="COLUMN", help="of --data, where it is a file of your own")
+    what.add_argument("--answer-column", metavar="COLUMN", help="of --data: the right answers")
+    what.add_argument(
+        "--solution-column", metavar="COLUMN", help="of --data: solutions, whose last \\boxed is the answer"
+    )
     what.add_argument(
         "--generations",
         type=Path,
@@ -108,6 +118,16 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError("give --model and --benchmark, or --generations with samples that are there")
     if bool(options.model) != bool(options.benchmark):
         raise EvaluationError("--model and --benchmark go together")
+    of_answers = [column for column in (options.answer_column, options.solution_column) if column]
+    if options.problem_column or of_answers:
+        if not (options.data and options.problem_column and len(of_answers) == 1):
+            raise EvaluationError(
+                "a file of your own is --data FILE with --problem-column and one of --answer-column, --solution-column"
+            )
+    elif unknown := [name for name in options.benchmark or () if name not in BENCHMARKS]:
+        raise EvaluationError(
+            f"--benchmark {unknown[0]} is none of {', '.join(BENCHMARKS)}; a file of your own needs --data and columns"
+        )
     if options.data and len(options.benchmark or ()) != 1:
         raise EvaluationError("--data is the file of one --benchmark")
     if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1 or options.max_tokens < 1:
@@ -136,7 +156,10 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
     # All that can be wrong is found out before samples are made.
     if options.model:
         model_path(options.model, key="--model")
-    problems = {name: load(name, options.data) for name in options.benchmark or ()}
+    own = None
+    if options.problem_column:
+        own = of_columns(options.problem_column, options.answer_column, options.solution_column)
+    problems = {name: load(name, options.data, own) for name in options.benchmark or ()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     _warn_of_unreadable(problems, check)
     encoder = _encoder(options)
