@@ -18,9 +18,10 @@ from typing import Any
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.encoder import model_path
 from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load, of_columns
+from verl_dra.evaluate.compare import compare, in_common, paired
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
-from verl_dra.evaluate.generations import GenerationsFile, Sample, read
+from verl_dra.evaluate.generations import Generations, GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import Check, check_samples, judge, measure
 from verl_dra.missing import in_words
 from verl_dra.tables import table
@@ -28,6 +29,9 @@ from verl_dra.tables import table
 _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi", "smi/right")
+
+_SHOWN_FLIPS = 20
+_SHOWN_CHARACTERS = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with --model: where samples are kept, and gone on with (default: generations.jsonl beside --out); "
         "without: samples to evaluate, of an earlier run or as veRL dumps them (trainer.validation_data_dir)",
+    )
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="two files of samples, of two models on the same problems: what B gains, paired by problem",
     )
     sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
     sampling.add_argument("--samples", type=int, default=defaults["samples"], help="of each problem (%(default)s)")
@@ -105,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
         return 2
     try:
-        return _evaluate(options, partial(check, lenient=True))
+        return (_compare if options.compare else _evaluate)(options, partial(check, lenient=True))
     except ImportError as error:
         sys.stderr.write(f"verl-dra evaluate: error: {in_words(error)}\n")
     except (EvaluationError, CheckerError, EncoderUnavailableError, ValueError, OSError) as error:
@@ -114,8 +125,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not options.model and not options.generations:
-        raise EvaluationError("give --model and --benchmark, or --generations with samples that are there")
+    if options.compare and (options.model or options.benchmark or options.generations):
+        raise EvaluationError("--compare is of samples that are there, and goes without --model and --generations")
+    if not options.model and not options.generations and not options.compare:
+        raise EvaluationError("give --model and --benchmark, or --generations or --compare with samples that are there")
     if bool(options.model) != bool(options.benchmark):
         raise EvaluationError("--model and --benchmark go together")
     of_answers = [column for column in (options.answer_column, options.solution_column) if column]
@@ -172,22 +185,57 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
         name: measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
         for name, of in by_benchmark.items()
     }
+    _write(options, encoder, {"sampling": sampling, "benchmarks": results})
+    sys.stdout.write(_table(results, encoder))
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace, check: Check) -> int:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    there = [_read(path, options.recheck) for path in options.compare]
+    for of in there:
+        check_samples(of.samples, options.k)
+    pairs = paired(there[0].samples, there[1].samples)
+    encoder = _encoder(options)
+    found = {}
+    for name, both in pairs.items():
+        common = in_common(*both)
+        first, second = (
+            measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
+            for of in common
+        )
+        left_out = [
+            len({s.problem for s in all_} - {s.problem for s in of}) for all_, of in zip(both, common, strict=True)
+        ]
+        found[name] = {
+            "first": first,
+            "second": second,
+            **compare((first, second), common, options.bootstrap, options.seed),
+            "left_out": left_out,
+        }
+    _write(options, encoder, {"sampling": [of.settings for of in there], "comparisons": found})
+    for name, of in found.items():
+        sys.stdout.write(_comparison(name, of, options.compare))
+    if encoder is not None:
+        sys.stdout.write(f"diversity as seen by {encoder}\n")
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _write(options: argparse.Namespace, encoder: Encoder | None, found: dict[str, Any]) -> None:
     # What is not of this run is not said to be: samples that were there have settings of their own.
     left_out = {"run", *_SAMPLING} - {"seed"}
     settings = {key: value for key, value in vars(options).items() if key not in left_out}
     report = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
-        "sampling": sampling,
         "encoder": None if encoder is None else str(encoder),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "benchmarks": results,
+        **found,
     }
     part = options.out.with_name(f".{options.out.name}.part")
     part.write_text(json.dumps(report, indent=1, default=str) + "\n")
     part.replace(options.out)
-    sys.stdout.write(_table(results, encoder))
-    sys.stdout.write(f"{options.out}\n")
-    return 0
 
 
 def _warn_of_unreadable(problems: dict[str, list[Problem]], check: Check) -> None:
@@ -217,9 +265,7 @@ def _samples(
 ) -> tuple[list[Sample], dict[str, Any] | None]:
     """The samples, and the settings that they were made with."""
     if not options.model:
-        there = read(options.generations, options.recheck)
-        if there.torn:
-            sys.stderr.write(f"verl-dra evaluate: {options.generations}: the last line is torn, and left out\n")
+        there = _read(options.generations, options.recheck)
         return there.samples, there.settings
     sampling = Sampling(**{name: getattr(options, name) for name in _SAMPLING})
     file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
@@ -265,6 +311,43 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
         if counts["gold_unparsed"]:
             notes.append(f"{benchmark}: {counts['gold_unparsed']} samples count as wrong: their gold can't be read")
     return table(header, rows) + "".join(f"{note}\n" for note in notes)
+
+
+def _comparison(name: str, found: dict[str, Any], files: Sequence[Path]) -> str:
+    """A row a measure, and the problems that flipped."""
+    rows = [
+        [
+            measure,
+            *(_cell(measure, found[of]["mean"][measure], None) for of in ("first", "second")),
+            _cell(measure, found["difference"][measure], found["interval"][measure]),
+        ]
+        for measure in found["difference"]
+        if measure.startswith(("pass@", "maj@")) or measure in _SHOWN_DIVERSITY
+    ]
+    text = table([name, "A", "B", "B - A"], rows)
+    text += f"A is {files[0]}, B is {files[1]}\n"
+    text += f"means over {found['problems']:,} problems of both, and 95 % intervals of B - A, paired by problem\n"
+    if any(found["left_out"]):
+        first, second = found["left_out"]
+        text += f"left out: {first:,} problems of A and {second:,} of B, which the other does not have\n"
+    gained = sum(flip["pass@1"][1] > flip["pass@1"][0] for flip in found["flipped"])
+    lost = len(found["flipped"]) - gained
+    text += f"right more often than not in B alone: {gained:,} problems; in A alone: {lost:,}\n"
+    for flip in found["flipped"][:_SHOWN_FLIPS]:
+        before, after = flip["pass@1"]
+        question = " ".join(flip["question"].split())
+        shown = question if len(question) <= _SHOWN_CHARACTERS else f"{question[: _SHOWN_CHARACTERS - 3]}..."
+        text += f"  {flip['numbers'][0]}: {before:.0%} -> {after:.0%}  {shown}\n"
+    if len(found["flipped"]) > _SHOWN_FLIPS:
+        text += f"  and {len(found['flipped']) - _SHOWN_FLIPS:,} more, in the report\n"
+    return text
+
+
+def _read(path: Path, recheck: bool) -> Generations:
+    there = read(path, recheck)
+    if there.torn:
+        sys.stderr.write(f"verl-dra evaluate: {path}: the last line is torn, and left out\n")
+    return there
 
 
 def _cell(name: str, mean: float | None, bounds: Sequence[float] | None) -> str:
