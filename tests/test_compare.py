@@ -65,7 +65,7 @@ def test_a_comparison_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_pairs_tell_what_two_intervals_can_not(tmp_path: Path) -> None:
     # Problems differ far more than models do: B is right in one more of 8 in each.
     generator = np.random.default_rng(0)
-    right = {problem: int(generator.integers(0, 8)) for problem in range(200)}
+    right = {problem: int(generator.integers(0, 8)) for problem in range(80)}
     first, second = (
         written(tmp_path / name, {p: [4] * (n + more) + [5] * (8 - n - more) for p, n in right.items()})
         for name, more in (("a.jsonl", 0), ("b.jsonl", 1))
@@ -73,12 +73,12 @@ def test_pairs_tell_what_two_intervals_can_not(tmp_path: Path) -> None:
     found = compared(tmp_path, first, second, "--k", "1")["comparisons"]["aime24"]
     assert found["first"]["interval"]["pass@1"][1] > found["second"]["mean"]["pass@1"] - 0.1
     low, high = found["interval"]["pass@1"]
-    assert 0.09 < low < 1 / 8 < high < 0.16
-    # Two that are the same differ by nothing, as far as 200 problems can tell.
+    assert 0.08 < low < 1 / 8 < high < 0.17
+    # Two that are the same differ by nothing, as far as 80 problems can tell.
     same = compared(tmp_path, first, first, "--k", "1")["comparisons"]["aime24"]
     assert same["difference"]["pass@1"] == 0
     low, high = same["interval"]["pass@1"]
-    assert -0.03 < low < 0 < high < 0.03
+    assert -0.05 < low < 0 < high < 0.05
     assert same["flipped"] == []
 
 

@@ -205,9 +205,8 @@ def _compare(options: argparse.Namespace, check: Check) -> int:
             measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
             for of in common
         )
-        left_out = [
-            len({s.problem for s in all_} - {s.problem for s in of}) for all_, of in zip(both, common, strict=True)
-        ]
+        numbers = [[{s.problem for s in of} for of in pair] for pair in (both, common)]
+        left_out = [len(all_ - kept) for all_, kept in zip(*numbers, strict=True)]
         found[name] = {
             "first": first,
             "second": second,
@@ -215,8 +214,8 @@ def _compare(options: argparse.Namespace, check: Check) -> int:
             "left_out": left_out,
         }
     _write(options, encoder, {"sampling": [of.settings for of in there], "comparisons": found})
-    for name, of in found.items():
-        sys.stdout.write(_comparison(name, of, options.compare))
+    for name, comparison in found.items():
+        sys.stdout.write(_comparison(name, comparison, options.compare))
     if encoder is not None:
         sys.stdout.write(f"diversity as seen by {encoder}\n")
     sys.stdout.write(f"{options.out}\n")
