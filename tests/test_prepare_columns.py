@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_dra.data import add_arguments, run
+
+datasets = pytest.importorskip("datasets")
 
 Row = dict[str, Any]
 SOLUTION = r"First $\boxed{1}$, then so $\boxed{\frac12}$."
@@ -96,6 +99,27 @@ def test_numbers_and_lists_of_one_are_answers_and_what_is_none_is_refused_with_i
         *["no final answer"] * 2,
         "empty answer",
     ]
+
+
+def test_a_set_comes_from_the_hub_by_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(*what: Any, **more: Any) -> Any:
+        asked.append((*what, more["split"]))
+        return datasets.Dataset.from_list([PUBLISHED["agentica-org/DeepScaleR-Preview-Dataset"][0]])
+
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    columns = ("--problem-column", "problem", "--answer-column", "answer")
+    words = ["other", "--repo", "agentica-org/DeepScaleR-Preview-Dataset", *columns, "--out", "DATA"]
+    assert run(parser.parse_args(words)) == 0
+    assert asked == [("agentica-org/DeepScaleR-Preview-Dataset", None, "train")]
+    (made,) = pq.read_table("DATA/train.parquet").to_pylist()
+    assert made["data_source"] == "agentica-org/DeepScaleR-Preview-Dataset"
 
 
 @pytest.mark.parametrize(

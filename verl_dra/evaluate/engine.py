@@ -61,6 +61,8 @@ class VllmEngine:
             from verl_dra import cpu_platform
 
             cpu_platform.activate()
+            # vLLM 0.28 rewinds the generator of a prompt that it computes in parts, which torch's on a CPU can't do.
+            arguments = {"enable_chunked_prefill": False, **arguments}
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
