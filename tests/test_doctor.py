@@ -286,6 +286,8 @@ def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, t
     rows["prompt"] = [list(chat) for chat in rows["prompt"]]
     rows.to_json(folder / "lines.jsonl", orient="records", lines=True)
     rows.to_json(folder / "array.json", orient="records", indent=1)
+    for name in ("lines.jsonl", "array.json"):
+        (folder / f"bom_{name}").write_text("\ufeff" + (folder / name).read_text())
     rows.drop(columns="reward_model").to_json(folder / "bad.jsonl", orient="records", lines=True)
     bad_rows = [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
     bad_rows[2]["prompt"] = []
@@ -296,7 +298,8 @@ def test_lines_of_json_are_read_as_parquet_is(configured: Alter, folder: Path, t
     for name, says in (("bad_array.json", "row 2 is an empty chat"), ("bad_lines.jsonl", "row 3 is text, no object")):
         (line,) = refusals(configured(f"data.train_files={folder}/{name}"), tmp_path)
         assert says in line
-    good = configured(f"data.train_files=[{folder}/lines.jsonl,{folder}/array.json]")
+    names = ("lines.jsonl", "array.json", "bom_lines.jsonl", "bom_array.json")
+    good = configured(f"data.train_files=[{','.join(f'{folder}/{name}' for name in names)}]")
     assert refusals(good, tmp_path) == []
     (line,) = refusals(configured(f"data.train_files={folder}/bad.jsonl"), tmp_path)
     assert "bad.jsonl has no column 'reward_model'" in line

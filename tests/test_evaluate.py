@@ -6,9 +6,12 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +26,9 @@ from embedding_server import small_server
 from full_disk import full_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, hypergeom
 
+from verl_dra import rewards
 from verl_dra.cli import main
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
@@ -79,6 +84,19 @@ def test_a_vote_of_many_samples_is_quick_and_neither_under_nor_overflows() -> No
     assert maj_at_k(answers, [answer == "3" for answer in answers], 100) == pytest.approx(0.1)
 
 
+def test_a_vote_of_256_in_1024_samples_takes_seconds_at_most() -> None:
+    # Many answers of many sizes. Of 1,024 samples for two answers, 516 to 508, the one with more wins a vote of 256 as
+    # often as the hypergeometric distribution says.
+    mixed: list[str | None] = [str(i) for i in range(1, 140) for _ in range(max(1, 186 // i))]
+    two: list[str | None] = ["a"] * 516 + ["b"] * 508
+    start = time.process_time()
+    votes = [maj_at_k(of, [answer in ("a", "1") for answer in of], 256) for of in (mixed, two)]
+    assert time.process_time() - start < 10
+    wins = hypergeom(1024, 516, 256)
+    assert votes[1] == pytest.approx(wins.sf(128) + wins.pmf(128) / 2, abs=1e-11)
+    assert 0.999 < votes[0] < 1
+
+
 @pytest.mark.parametrize("estimate", [lambda k: pass_at_k(4, 1, k), lambda k: maj_at_k(["a"] * 4, [True] * 4, k)])
 def test_more_tries_than_samples_are_refused(estimate: Any) -> None:
     with pytest.raises(EvaluationError, match="@5 needs 5 samples of each problem, and one has 4"):
@@ -95,12 +113,26 @@ def test_intervals_hold_the_mean_and_shrink_with_problems() -> None:
     generator = np.random.default_rng(0)
     missed = 0
     for seed in range(200):
-        low, high = interval(generator.binomial(1, 0.3, size=60), draws=500, seed=seed)
+        low, high = bounds(generator.binomial(1, 0.3, size=60), draws=500, seed=seed, ends=(0, 1))
         missed += not low <= 0.3 <= high
     assert 2 <= missed <= 26  # 5 % of 200 are 10
-    few, many = (interval([0, 1] * n, draws=2000) for n in (10, 1000))
+    few, many = (bounds([0, 1] * n, draws=2000) for n in (10, 1000))
     assert few[1] - few[0] > 5 * (many[1] - many[0])
-    assert interval([1.0, 1.0], draws=10) == (1, 1)
+
+
+def bounds(values: Sequence[float], **options: Any) -> tuple[float, float]:
+    found = interval(values, **options)
+    assert found is not None
+    return found
+
+
+def test_an_interval_of_rights_and_wrongs_is_jeffreys_and_has_a_width_where_all_are_right() -> None:
+    for right in (0, 7, 30):
+        exact = beta.ppf([0.025, 0.975], right + 0.5, 30 - right + 0.5)
+        assert bounds([1.0] * right + [0.0] * (30 - right), draws=20000, ends=(0, 1)) == pytest.approx(exact, abs=0.01)
+    low, high = bounds([0.5] * 30, draws=2000, ends=(0, 1))
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert interval([1.0, 1.0], draws=10) is None  # of how far others may be off nothing is known
 
 
 COLUMNS = {
@@ -109,22 +141,62 @@ COLUMNS = {
     "amc23": {"id": 0, "problem": "p", "answer": "042", "url": "u"},
     "minerva": {"problem": "p", "solution": r"so $\boxed{042}$", "type": "t"},
     "olympiadbench": {"question": "p", "solution": ["s"], "answer": "042"},
+    **{
+        name: {"problem_idx": 1, "problem": "p", "answer": "042", "problem_type": ["Algebra"]}
+        for name in ("aime25", "hmmt_feb_2025", "brumo_2025")
+    },
+    "gpqa_diamond": {
+        **{"Question": "p", "Correct Answer": "042", "Incorrect Answer 1": "1", "Incorrect Answer 2": "2"},
+        **{"Incorrect Answer 3": "3", "Explanation": "e", "Subdomain": "Genetics", "Record ID": "r"},
+    },
 }
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json", "csv"])
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_published_layouts_are_read(tmp_path: Path, name: str, kind: str) -> None:
     path = tmp_path / f"file.{kind}"
     frame = pd.DataFrame([COLUMNS[name]] * 3)
     if kind == "parquet":
         frame.to_parquet(path)
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
     else:
         frame.to_json(path, orient="records", lines=kind == "jsonl")
     problems = load(name, path)
     assert [p.number for p in problems] == [0, 1, 2]
-    assert problems[1].text == "p"
-    assert "042" in problems[1].answer
+    if name == "gpqa_diamond":
+        question, _, *choices = problems[1].text.splitlines()
+        assert question == "p"
+        assert f"{problems[1].answer}) 042" in choices
+        assert sorted(choice[3:] for choice in choices) == ["042", "1", "2", "3"]
+    else:
+        assert (problems[1].text, problems[1].answer) == ("p", "042")
+
+
+def test_choices_are_in_an_order_of_their_own_and_ask_for_a_letter(tmp_path: Path) -> None:
+    path = tmp_path / "gpqa_diamond.csv"
+    rows = [{**COLUMNS["gpqa_diamond"], "Question": f"p{i}, or\nnot?"} for i in range(40)]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    problems = load("gpqa_diamond", path)
+    assert {p.answer for p in problems} == set("ABCD")
+    assert [p.answer for p in load("gpqa_diamond", path)] == [p.answer for p in problems]
+    assert "where LETTER is one of A, B, C and D" in problems[0].prompt
+    assert rewards.check("B", "so $\\boxed{B}$", lenient=True).right
+    assert not rewards.check("B", "so $\\boxed{C}$", lenient=True).right
+    pd.DataFrame([{**rows[0], "Incorrect Answer 2": ""}]).to_csv(path, index=False)
+    with pytest.raises(EvaluationError, match="1 rows have no problem or no answer, such as 1"):
+        load("gpqa_diamond", path)
+
+
+def test_a_worked_solution_without_one_answer_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    solutions = (r"$\boxed{1}$, no: $\boxed{\frac{1}{2}}$", r"The answer is \boxed here.", "It is 5.")
+    path.write_text("".join(json.dumps({"problem": "p", "solution": s}) + "\n" for s in solutions))
+    with pytest.raises(EvaluationError, match="2 rows have no problem or no answer, such as 2, 3"):
+        load("minerva", path)
+    path.write_text(path.read_text().splitlines()[0])
+    assert load("minerva", path)[0].answer == r"\frac{1}{2}"
 
 
 def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
@@ -138,9 +210,9 @@ def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
     [
         ('{"question": "p", "answer": "1"}\n', r"aime24 has the column problem; there are question, answer"),
         ('{"problem": "p", "answer": "1"}\n{"problem": "p"}\n', "1 rows have no problem or no answer, such as 2$"),
-        ('{"problem": "p", "answer": "1"}\n{"problem": "p", "an', "line 2 can't be read"),
+        ('{"problem": "p", "answer": "1"}\n{"problem": "p", "an', "row 2 can't be read: not JSON"),
         ('{"problem": "p", "answer": NaN}\n', "1 rows have no problem or no answer, such as 1$"),
-        ("[1]", "must be a list of rows, each a JSON object"),
+        ("[1]", "row 1 can't be read: wrong type"),
         ('{"problem": "", "answer": "1"}\n{"problem": "p", "answer": "1"}\n', "1 rows have no problem.*such as 1$"),
         ("{torn", "can't be read"),
         ("", "has no rows"),
@@ -188,12 +260,12 @@ def line(**other: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"text": "x"}\n', "line 2 is no sample: .*missing"),
-        (line(more=1), "line 2 is no sample: .*more"),
+        ('{"text": "x"}\n', "line 2 is no sample: it lacks benchmark, "),
+        (line(more=1), "line 2 is no sample: it has more beside"),
         (line(text=5), "line 2 is no sample: text is 5, not str"),
         (line(problem=True), "line 2 is no sample: problem is True, not int"),
-        ("no json\n{}\n", "line 2 is not JSON"),
-        ("[1]\n", "line 2 is no JSON object"),
+        ("no json\n{}\n", "line 2 can't be read: not JSON"),
+        ("[1]\n", "line 2 can't be read: wrong type"),
         (line() + line(), "line 3 is the same sample as line 2"),
         (line() + line(sample=1, gold="5"), "line 3: problem 0 of aime24 has another question or gold answer"),
         (line() + '{"settings": {}}\n', "line 3: settings are one JSON object, in the first line"),
@@ -229,7 +301,7 @@ def test_a_last_line_that_lacks_its_newline_alone_is_kept(tmp_path: Path) -> Non
 
 def test_samples_are_gone_on_with_for_the_same_problems_alone(tmp_path: Path) -> None:
     path = tmp_path / "g.jsonl"
-    sampling = Sampling(model="no model is loaded", samples=1)
+    sampling = Sampling(model="no model is loaded", samples=1, prompt=PROMPT)
     file = GenerationsFile(path)
     file.begin({**asdict(sampling), "engine": {}})
     file.add([sample(0, 0, "x")])
@@ -360,7 +432,7 @@ def test_a_report_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert result["problems"]["effective_paths/right"] == [pytest.approx(1, abs=1e-5)] * 2 + [None]
     assert result["problems"]["smi/right"] == [pytest.approx(1, abs=1e-5)] * 2 + [None]
     shown = capsys.readouterr().out
-    assert "33.3 [0.0, 50.0]" in shown
+    assert re.search(r"33\.3 \[1\d\.\d, 6\d\.\d\]", shown)
     assert "diversity as seen by" in shown
     assert "25.0%" in shown
 
@@ -449,6 +521,23 @@ def test_samples_that_verl_dumps_are_grouped_by_input_and_right_answer(tmp_path:
     assert [s.gold for s in there] == ["4", "4", "4", "5", "4", "4"]
 
 
+def test_a_dump_of_verls_without_right_answers_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "1.jsonl"
+    rows = [{"input": "q", "output": "o", "score": 0.5, "step": 1}] * 2
+    path.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        EvaluationError, match="2 of 2 samples have no right answer to check against; it belongs into g"
+    ):
+        read(path)
+    path.write_text("".join(json.dumps({**row, "acc": 1}) + "\n" for row in rows))
+    assert [s.right for s in read(path).samples] == [True, True]
+    path.write_text('{"prompt": "q", "completion": "o"}\n')
+    with pytest.raises(
+        EvaluationError, match=r"line 1 is no sample: it lacks benchmark, .* has prompt, completion beside"
+    ):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -462,7 +551,7 @@ def test_bad_rows_of_what_verl_dumps_are_named(tmp_path: Path, row: dict[str, An
     with pytest.raises(EvaluationError, match=says):
         read(path)
     path.write_text(path.read_text().splitlines()[0] + '\n{"input": "q"}\n')
-    with pytest.raises(EvaluationError, match="line 2 has no gts and no output"):
+    with pytest.raises(EvaluationError, match="line 2 has no output"):
         read(path)
 
 
@@ -575,6 +664,9 @@ def test_a_missing_model_is_found_out_before_it_is_loaded(tmp_path: Path, capsys
     assert not (tmp_path / "generations.jsonl").exists()
 
 
+OWN = ("--problem-column", "p", "--answer-column", "a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -583,6 +675,14 @@ def test_a_missing_model_is_found_out_before_it_is_loaded(tmp_path: Path, capsys
         (["--model", "m", "--benchmark", "aime24", "amc23", "--data", "f"], "--data is the file of one --benchmark"),
         (["--model", "m", "--benchmark", "aime24", "--samples", "4"], "--k 8 needs as many --samples, not 4"),
         (["--generations", "g", "--prompt-template", "solve"], "--prompt-template must have {problem} in it"),
+        (["--model", "m", "--benchmark", "aime2"], "--benchmark aime2 is none of aime24, math_500"),
+        (["--model", "m", "--benchmark", "b", *OWN], "is --data FILE with --problem-column"),
+        (
+            ["--model", "m", "--benchmark", "b", "--data", "f", *OWN, "--solution-column", "s"],
+            "and one of --answer-column",
+        ),
+        (["--generations", "g", "--top-k", "0"], "--top-k must be at least 1, not 0"),
+        (["--generations", "g", "--chat-template-args", "[]"], "--chat-template-args must be a JSON object"),
         (["--generations", "g", "--seed", "-1"], "--seed must be 0 or more, not -1"),
         (["--generations", "g", "--temperature", "nan"], "--temperature must be 0 or more and finite, not nan"),
         (["--generations", "g", "--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0"),
@@ -635,6 +735,7 @@ def test_the_command_line_starts_without_what_only_a_command_needs() -> None:
     code = """
 import sys
 sys.modules |= {"pyarrow": None, "datasets": None, "vllm": None}
+from verl_dra import rewards
 from verl_dra.cli import main
 main(["simulate", "--help"])
 """
@@ -645,24 +746,16 @@ main(["simulate", "--help"])
 @pytest.mark.slow
 def test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on(tmp_path: Path) -> None:
     toy.make(tmp_path)
+    # Ends after some 17 tokens, so that lengths differ.
+    endings = tmp_path / "model" / "generation_config.json"
+    endings.write_text(json.dumps(json.loads(endings.read_text()) | {"eos_token_id": [2, *range(100, 120)]}))
     data = tmp_path / "aime.jsonl"
     data.write_text("".join(json.dumps({"problem": f"say {i}", "answer": str(i)}) + "\n" for i in range(4)))
     command = [
         *("verl-dra", "evaluate", "--model", str(tmp_path / "model"), "--benchmark", "aime24", "--data", str(data)),
-        *(
-            "--samples",
-            "3",
-            "--k",
-            "1",
-            "3",
-            "--max-tokens",
-            "12",
-            "--prompt-template",
-            "{problem}",
-            "--encoder",
-            "ngram",
-        ),
-        *("--engine", '{"dtype": "float32", "enforce_eager": true, "max_model_len": 128}'),
+        *("--samples", "8", "--k", "1", "8", "--max-tokens", "40", "--prompt-template", "{problem}"),
+        *("--temperature", "1", "--encoder", "ngram"),
+        *("--engine", '{"dtype": "float32", "enforce_eager": true, "max_model_len": 128, "max_num_seqs": 4}'),
         *("--out", str(tmp_path / "report.json")),
     ]
 
@@ -674,10 +767,15 @@ def test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on(tmp_path: Pat
 
     generations = tmp_path / "generations.jsonl"
     whole = run()
-    assert len(whole) == 12
-    assert len(set(whole)) > 6
+    assert len(whole) == 32
+    assert len(set(whole)) > 16
+    said = re.search(r"32 samples, ([\d,]+) tokens in (\d+) steps", (tmp_path / "log.txt").read_text(errors="replace"))
+    assert said
+    tokens, steps = (int(number.replace(",", "")) for number in said.groups())
+    # Four places that are never free but at the end. Eight slices of four took some 240 steps, each as its longest.
+    assert tokens / 4 <= steps < tokens / 4 + 50
     result = json.loads((tmp_path / "report.json").read_text())["benchmarks"]["aime24"]
-    assert result["counts"]["samples"] == 12
+    assert result["counts"]["samples"] == 32
     assert result["counts"]["truncated"] > 0
     lines = generations.read_bytes().splitlines(keepends=True)
     generations.write_bytes(b"".join(lines[:6]) + lines[6][:10])

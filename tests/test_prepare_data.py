@@ -253,6 +253,8 @@ BAD = {
             ({"question": "a", "answer": "24"}, "no ####"),
             ({"question": "a", "answer": "#### "}, "empty answer"),
             ({"question": "a", "answer": "#### many"}, "no number after ####"),
+            ({"question": "a", "answer": "#### 12,34"}, "no number after ####"),
+            ({"question": "a", "answer": "#### 1,2345"}, "no number after ####"),
             ({"question": "", "answer": "#### 1"}, "empty problem"),
         ],
     ),
@@ -262,6 +264,9 @@ BAD = {
             ({**MATH[0], "problem": "a", "solution": "It is 5."}, r"no \boxed"),
             ({**MATH[0], "problem": "a", "solution": r"$\boxed{1}$ or $\boxed{\frac{1}{2}$"}, "unbalanced braces"),
             ({**MATH[0], "problem": "a", "solution": r"$\boxed{ }$"}, "empty answer"),
+            ({**MATH[0], "problem": "a", "solution": r"The answer is \boxed here."}, "box without braces"),
+            ({**MATH[0], "problem": "a", "solution": r"So \boxed 5 is the answer"}, "box without braces"),
+            ({**MATH[0], "problem": "a", "solution": r"So \boxed ."}, "empty answer"),
         ],
     ),
     "dapo_math": (
@@ -614,8 +619,8 @@ def test_impossible_options_end_with_status_2(
     ("options", "said"),
     [
         (["--input", "nowhere"], "no such file or folder"),
-        (["--input", "empty"], "no .parquet, .jsonl, .json file is in it"),
-        (["--input", "notes.txt"], "only .parquet, .jsonl, .json files"),
+        (["--input", "empty"], "no .parquet, .jsonl, .json, .csv file is in it"),
+        (["--input", "notes.txt"], "only .parquet, .jsonl, .json, .csv files"),
         (["--input", "train.jsonl", "--split", "test"], "no test file of gsm8k"),
         (["--input", "train.jsonl", "--val", "2"], "would leave nothing of the 2 rows"),
         (["--input", "test.jsonl", "--val", "1"], "there is no train file"),
@@ -644,6 +649,9 @@ def test_unusable_input_ends_with_status_1(
         (r"$\boxed 5$ of 8", "5"),
         (r"\[\boxed\frac12\]", r"\frac12"),
         (r"$\fbox{7}$", "7"),
+        (r"It is \boxed 12.", "12"),
+        (r"$\boxed x + 1$, so", "x + 1"),
+        (r"$\boxed\text{even}$", r"\text{even}"),
         (r"\boxed  {  x }", "x"),
     ],
 )
@@ -657,4 +665,9 @@ def test_a_box_needs_its_own_closing_brace() -> None:
 
 
 def test_the_number_after_hashes_has_no_commas() -> None:
-    assert [after_hashes(f"so #### {text}") for text in ("1,234,567", " -2.50 ", ".5")] == ["1234567", "-2.50", ".5"]
+    assert [after_hashes(f"so #### {text}") for text in ("1,234,567", " -2.50 ", ".5", "5.")] == [
+        "1234567",
+        "-2.50",
+        ".5",
+        "5",
+    ]

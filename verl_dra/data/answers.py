@@ -8,13 +8,16 @@ from verl_dra.data.problem import BadRowError, shorten
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _END_OF_MATHS = re.compile(r"\$|\\\]|\\\)|\n|$")
-_NUMBER = re.compile(r"-?(?:[0-9][0-9,]*(?:\.[0-9]*)?|\.[0-9]+)")
+_WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}")
+r"""In what stands after a box without braces: prose, and no formula. Commands and what is in their braces are none."""
+_NUMBER = re.compile(r"-?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 def last_boxed(solution: str) -> str:
     r"""What the last `\boxed{...}` holds, nested braces included.
 
-    MATH also writes `\fbox{...}` and, without braces, `\boxed 5`, which ends where the formula ends.
+    MATH also writes `\fbox{...}` and, without braces, `\boxed 5`, which ends where the formula ends; words after that
+    are refused, since nothing says where the answer ends.
     """
     boxes = list(_BOX.finditer(solution))
     if not boxes:
@@ -25,7 +28,9 @@ def last_boxed(solution: str) -> str:
     else:
         rest = solution[start:]
         end = _END_OF_MATHS.search(rest)
-        answer = rest[: end.start() if end else len(rest)].strip()
+        answer = rest[: end.start() if end else len(rest)].strip().rstrip(".,;").strip()
+        if _WORD.search(answer):
+            raise BadRowError("box without braces", rf"\boxed is followed by {shorten(answer)}")
     if not answer:
         raise BadRowError("empty answer", rf"nothing is in the last \boxed of {shorten(solution[-50:])}")
     return answer
@@ -41,7 +46,7 @@ def after_hashes(answer: str) -> str:
         raise BadRowError("empty answer", "nothing follows ####")
     if not _NUMBER.fullmatch(final):
         raise BadRowError("no number after ####", f"there is {shorten(final)}")
-    return final.replace(",", "")
+    return final.replace(",", "").removesuffix(".")
 
 
 def _closing_brace(text: str, start: int) -> int:

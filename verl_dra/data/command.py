@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from verl_dra.data.problem import DataError
 from verl_dra.data.prompts import PROMPTS
-from verl_dra.data.sets import DATA_SETS, DataSet
+from verl_dra.data.sets import DATA_SETS, OTHER, DataSet, of_columns
 from verl_dra.missing import in_words
 from verl_dra.tables import table
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from verl_dra.data.sources import Source
 
 SHOWN_BAD_ROWS = 10
+_OF_OTHER = ("problem_column", "answer_column", "solution_column", "data_source")
 
 
 class OptionError(ValueError):
@@ -29,7 +30,7 @@ class OptionError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the options of `verl-dra prepare-data`."""
-    parser.add_argument("dataset", choices=tuple(DATA_SETS), help="which set")
+    parser.add_argument("dataset", choices=(*DATA_SETS, OTHER), help="which set; other: any, by its columns")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the parquet files")
     parser.add_argument(
         "--split", nargs="+", choices=("train", "test"), help="splits to prepare (default: all that there are)"
@@ -54,8 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the first of these kinds that it has, less configurations that repeat it (gsm8k: socratic; dapo_math: en, cn)",
     )
     repos = "; ".join(f"{data.name}: {', '.join(data.repos)}" for data in DATA_SETS.values() if len(data.repos) > 1)
-    source.add_argument("--repo", help=f"hub id, where a set has several, the default first ({repos})")
+    source.add_argument(
+        "--repo", help=f"hub id, where a set has several, the default first ({repos}); or the one of other"
+    )
     source.add_argument("--revision", help="commit, branch or tag on the hub (default: the newest commit)")
+
+    columns = parser.add_argument_group("the set other")
+    columns.add_argument("--problem-column", metavar="COLUMN", help="with the problem's text")
+    columns.add_argument("--answer-column", metavar="COLUMN", help="with the final answer, a text or a number")
+    columns.add_argument(
+        "--solution-column",
+        metavar="COLUMN",
+        help="with a worked solution, which is handed on; without --answer-column its last box is the answer",
+    )
+    columns.add_argument(
+        "--data-source",
+        metavar="NAME",
+        help="by which veRL chooses a grader where no reward function is set (default: --repo)",
+    )
 
     held_out = parser.add_argument_group("validation rows (the paper holds none out)")
     held_out.add_argument("--val", type=int, metavar="N", help="hold N rows of train out, as val.parquet")
@@ -64,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prepare a set. 0: done; 1: bad rows, or something can't be read or written; 2: impossible options."""
-    data = DATA_SETS[options.dataset]
     try:
+        data = _data_set(options)
         _check(options, data)
         return _prepare(options, data)
     except OptionError as error:
@@ -76,6 +93,21 @@ def run(options: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         sys.stderr.write(f"verl-dra prepare-data: error: {error}\n")
     return 1
+
+
+def _data_set(options: argparse.Namespace) -> DataSet:
+    columns = (options.problem_column, options.answer_column, options.solution_column)
+    if options.dataset != OTHER:
+        if any((*columns, options.data_source)):
+            raise OptionError(f"the columns and --data-source are for the set {OTHER}; {options.dataset} has its own")
+        return DATA_SETS[options.dataset]
+    if not options.problem_column or not any(columns[1:]):
+        raise OptionError(f"{OTHER} needs --problem-column, and --answer-column or --solution-column")
+    if not (options.input or options.repo):
+        raise OptionError(f"{OTHER} needs --input or --repo")
+    if not (options.data_source or options.repo):
+        raise OptionError("--input needs --data-source, the name by which veRL chooses a grader")
+    return of_columns(*columns, options.data_source or options.repo, options.repo)
 
 
 def _check(options: argparse.Namespace, data: DataSet) -> None:
@@ -124,6 +156,7 @@ def _prepare(options: argparse.Namespace, data: DataSet) -> int:
             "val": options.val,
             "seed": (options.seed or 0) if options.val else None,
             "skip_bad": options.skip_bad,
+            **({} if data.name != OTHER else {name: getattr(options, name) for name in _OF_OTHER}),
         },
         "prompt": asdict(instruction),
         "counts": {
@@ -149,7 +182,9 @@ def _source(options: argparse.Namespace, data: DataSet) -> Source:
 
     if options.input:
         return LocalSource(data, options.input, options.split)
-    return HubSource(data, options.repo or next(iter(data.repos)), options.revision, options.split)
+    # Of a set that nobody has described here most have this split alone.
+    splits = options.split or (("train",) if data.name == OTHER else None)
+    return HubSource(data, options.repo or next(iter(data.repos)), options.revision, splits)
 
 
 def _tables(options: argparse.Namespace, splits: Sequence[Split]) -> dict[str, Any]:

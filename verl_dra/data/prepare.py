@@ -13,7 +13,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from verl_dra.data.problem import BadRowError, Problem, shorten
 from verl_dra.data.prompts import Instruction
 from verl_dra.data.sets import DataSet
-from verl_dra.data.sources import BATCH_ROWS, Row
+from verl_dra.data.sources import Row
+from verl_dra.files import BATCH_ROWS
 
 _TEXT = pa.string()
 SCHEMA = pa.schema(

@@ -1,4 +1,4 @@
-r"""The four sets: where they are published, in which layouts, and how a row of each is read.
+r"""The four sets, and any other by its columns: where they are published, in which layouts, how a row of each is read.
 
 Layouts as seen in stored copies of the dataset cards and of code that reads them (the hub itself was not reached):
 
@@ -15,6 +15,7 @@ Layouts as seen in stored copies of the dataset cards and of code that reads the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,11 @@ SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
+OTHER = "other"
+"""What a set is called whose columns the user names."""
 _NO_PROBLEM, _NO_ANSWER = "empty problem", "empty answer"
+_NO_FINAL = frozenset({"proof", "notfound", "not found"})
+"""What NuminaMath and sets that are made of it have as the answer of a problem that has none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,50 @@ class DataSet:
     def instruction(self, prompt: str) -> Instruction:
         """The instruction that `--system-prompt` names."""
         return {"customary": self.customary, "paper": PAPER, "none": NONE}[prompt]
+
+
+def of_columns(
+    problem: str, answer: str | None, solution: str | None, data_source: str, repo: str | None = None
+) -> DataSet:
+    """A set by its columns; the answer is in one of its own, or in the last box of a worked solution."""
+
+    def read(row: dict[str, Any]) -> Problem:
+        text = read_text(row, problem, _NO_PROBLEM)
+        worked = read_text(row, solution) if solution else ""
+        if answer:
+            final = _final(row, answer)
+        elif worked:
+            final = last_boxed(worked)
+        else:
+            raise BadRowError("empty solution", f"{solution} is empty")
+        if final.lower() in _NO_FINAL:
+            raise BadRowError("no final answer", f"the answer is {shorten(final)}")
+        return Problem(text=text, answer=final, data_source=data_source, solution=worked or None)
+
+    return DataSet(
+        name=OTHER,
+        repos={repo: (None,)} if repo else {},
+        splits=("train", "test"),
+        layouts=(Layout(tuple(dict.fromkeys(filter(None, (problem, answer, solution)))), read),),
+        customary=BOXED,
+    )
+
+
+def _final(row: dict[str, Any], column: str) -> str:
+    """An answer as text, which may be published as a number or as a list of one."""
+    value = row[column]
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise BadRowError("several answers", f"{column} is {shorten(value)}")
+        value = value[0] if value else None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            value = None
+        elif value.is_integer():  # where a column of whole numbers has gaps
+            value = int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    return read_text({column: value}, column, _NO_ANSWER)
 
 
 def _open_rs(row: dict[str, Any]) -> Problem:

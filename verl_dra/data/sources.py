@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -13,12 +12,10 @@ from typing import Any, Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from verl_dra.data.problem import BadRowError, DataError, shorten
+from verl_dra.data.problem import BadRowError, DataError
 from verl_dra.data.sets import DataSet
+from verl_dra.files import BATCH_ROWS, SUFFIXES, Unreadable, UnreadableFileError, rows
 
-BATCH_ROWS = 1000
-SUFFIXES = (".parquet", ".jsonl", ".json")
-"""Of a folder, files with the first of them that occurs: beside data, publishers keep metadata in JSON."""
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
 
 
@@ -82,7 +79,7 @@ class LocalSource:
         for file in self._files[split]:
             try:
                 yield from self._rows_of(file)
-            except (pa.ArrowException, OSError) as error:
+            except (UnreadableFileError, pa.ArrowException, OSError) as error:
                 raise DataError(f"{file.name} can't be read: {error}") from error
 
     def describe(self) -> dict[str, Any]:
@@ -103,16 +100,14 @@ class LocalSource:
         )
 
     def _rows_of(self, file: _File) -> Iterator[Row]:
+        columns = None
         if file.path.suffix.lower() == ".parquet":
-            with pq.ParquetFile(file.path) as parquet:
-                names = parquet.schema_arrow.names
-                columns = _check_columns(self._data, names, file.name)
-                batches = parquet.iter_batches(BATCH_ROWS, columns=columns)
-                contents: Iterable[tuple[int, Any]] = enumerate((row for b in batches for row in b.to_pylist()), 1)
-                yield from (Row(file.name, number, content) for number, content in contents)
-        else:
-            contents = _json_lines(file.path) if _is_lines(file.path) else _json_document(file.path, file.name)
-            yield from (Row(file.name, number, _check_object(content)) for number, content in contents)
+            columns = _check_columns(self._data, pq.read_schema(file.path).names, file.name)
+        for number, content in rows(file.path, columns):
+            if isinstance(content, Unreadable):
+                yield Row(file.name, number, BadRowError(content.reason, content.detail))
+            else:
+                yield Row(file.name, number, content)
 
 
 class HubSource:
@@ -188,6 +183,7 @@ def _search(data: DataSet, folder: Path) -> list[_File]:
         skipped = any(part.startswith(".") or part in data.left_out for part in below.parts)
         if path.is_file() and not skipped:
             files.append(_File(path, below.as_posix()))
+    # The first kind that occurs: beside data, publishers keep metadata in JSON.
     for suffix in SUFFIXES:
         if chosen := [file for file in files if file.path.suffix.lower() == suffix]:
             return sorted(chosen, key=lambda file: file.name)
@@ -201,42 +197,3 @@ def _check_columns(data: DataSet, names: Sequence[str], file: str) -> list[str]:
     except BadRowError as error:
         raise DataError(f"{file}: {error}") from error
     return [name for name in names if name in data.columns()]
-
-
-def _check_object(content: object) -> object:
-    if isinstance(content, (dict, BadRowError)):
-        return content
-    return BadRowError("wrong type", f"the row is no JSON object: {shorten(content)}")
-
-
-def _is_lines(path: Path) -> bool:
-    """Whether a file holds one JSON object a line, as some .json files of the hub do."""
-    if path.suffix.lower() == ".jsonl":
-        return True
-    with path.open("rb") as file:
-        lines = (line for line in file if line.strip())
-        first, second = next(lines, b""), next(lines, None)
-    if second is None:
-        return False
-    try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, object]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield number, BadRowError("not JSON", f"{error}: {shorten(line)}")
-
-
-def _json_document(path: Path, name: str) -> Iterator[tuple[int, object]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON: {error}") from error
-    yield from enumerate(content if isinstance(content, list) else [content], 1)

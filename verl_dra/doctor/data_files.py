@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
 from verl_dra.doctor.run_config import files, is_remote, select
+from verl_dra.files import Unreadable, UnreadableFileError, rows
 
 _SUFFIXES = (".parquet", ".json", ".jsonl")
 _ANSWERS = "reward_model"
@@ -97,6 +97,8 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
     prompt = str(select(config, "data.prompt_key") or "prompt")
     try:
         header = _parquet(file, prompt) if file.suffix == ".parquet" else _json(file, prompt)
+    except UnreadableFileError as error:
+        return fail(key, f"{path} can't be read: {one_line(str(error))}", "make the file again")
     except Exception as error:
         return fail(key, f"{path} can't be read: {one_line(repr(error))}", "make the file again")
     missing = [column for column in (prompt, *_REWARD_COLUMNS) if column not in header.columns]
@@ -141,47 +143,41 @@ def _parquet(file: Path, prompt: str) -> _Header:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
-    footer = pyarrow.parquet.ParquetFile(file)
-    schema = footer.schema_arrow
+    with pyarrow.parquet.ParquetFile(file) as footer:
+        schema, count = footer.schema_arrow, footer.metadata.num_rows
     bad = None
-    rows: list[dict[str, Any]] = []
+    looked_at: list[dict[str, Any]] = []
     if prompt in schema.names:
         kind = schema.field(prompt).type
         if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
             bad = str(kind)
         else:
-            batches = footer.iter_batches(1000, columns=[name for name in (prompt, _ANSWERS) if name in schema.names])
-            rows = list(islice((row for batch in batches for row in batch.to_pylist()), _LOOKED_AT))
-    first = str(rows[0][prompt]) if rows else None
-    return _Header(list(schema.names), footer.metadata.num_rows, bad, first, _faults(rows, prompt))
+            looked_at = _first(file, [name for name in (prompt, _ANSWERS) if name in schema.names])
+    first = str(looked_at[0][prompt]) if looked_at else None
+    return _Header(list(schema.names), count, bad, first, _faults(looked_at, prompt))
 
 
 def _json(file: Path, prompt: str) -> _Header:
-    """From the first rows: of a file of lines, or of one whole array."""
-    with file.open() as opened:
-        first = next((line for line in opened if line.strip()), None)
-        if first is None:
-            return _Header([prompt, *_REWARD_COLUMNS], 0, None)
-        try:
-            row = json.loads(first)
-        except ValueError:
-            opened.seek(0)
-            row = json.load(opened)
-        if isinstance(row, list) and row:
-            rows = row[:_LOOKED_AT]
-        else:
-            rows = [row, *(json.loads(line) for line in islice(opened, _LOOKED_AT - 1) if line.strip())]
-    row = rows[0]
-    if not isinstance(row, dict):
-        raise ValueError(f"its first row is {type(row).__name__}, no object")
-    chat = row.get(prompt)
+    looked_at = _first(file)
+    if not looked_at:
+        return _Header([prompt, *_REWARD_COLUMNS], 0, None)
+    chat = looked_at[0].get(prompt)
     bad = None if chat is None or isinstance(chat, list) else type(chat).__name__
-    faults = {} if bad else _faults(rows, prompt)
-    return _Header(list(row), None, bad, None if chat is None else str(chat), faults)
+    faults = {} if bad else _faults(looked_at, prompt)
+    return _Header(list(looked_at[0]), None, bad, None if chat is None else str(chat), faults)
 
 
-def _faults(rows: Iterable[dict[str, Any]], prompt: str) -> dict[str, _Faults]:
-    rows = list(rows)
+def _first(file: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows that are looked at."""
+    found = []
+    for number, row in islice(rows(file, columns), _LOOKED_AT):
+        if isinstance(row, Unreadable):
+            raise UnreadableFileError(f"row {number} is {row}")
+        found.append(row)
+    return found
+
+
+def _faults(rows: Sequence[dict[str, Any]], prompt: str) -> dict[str, _Faults]:
     found = {}
     checks: dict[str, Callable[[Any], str | None]] = {prompt: _fault_of_chat, _ANSWERS: _fault_of_answer}
     for column, fault_of in checks.items():

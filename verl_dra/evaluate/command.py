@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from functools import partial
@@ -16,10 +17,11 @@ from typing import Any
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.encoder import model_path
-from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load
+from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load, of_columns
+from verl_dra.evaluate.compare import compare, in_common, paired
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
-from verl_dra.evaluate.generations import GenerationsFile, Sample, read
+from verl_dra.evaluate.generations import Generations, GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import Check, check_samples, judge, measure
 from verl_dra.missing import in_words
 from verl_dra.tables import table
@@ -28,14 +30,27 @@ _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi", "smi/right")
 
+_SHOWN_FLIPS = 20
+_SHOWN_CHARACTERS = 80
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the options of `verl-dra evaluate`."""
     defaults = {field.name: field.default for field in fields(Sampling)}
     what = parser.add_argument_group("what is evaluated: a model, or samples that are there")
     what.add_argument("--model", help="folder or hub name")
-    what.add_argument("--benchmark", nargs="+", choices=tuple(BENCHMARKS), help="problems for --model")
+    what.add_argument(
+        "--benchmark",
+        nargs="+",
+        metavar="NAME",
+        help=f"problems for --model: {', '.join(BENCHMARKS)}; or any name, for a file whose columns are named",
+    )
     what.add_argument("--data", type=Path, metavar="FILE", help="the one --benchmark's file, in its published layout")
+    what.add_argument("--problem-column", metavar="COLUMN", help="of --data, where it is a file of your own")
+    what.add_argument("--answer-column", metavar="COLUMN", help="of --data: the right answers")
+    what.add_argument(
+        "--solution-column", metavar="COLUMN", help="of --data: solutions, whose last \\boxed is the answer"
+    )
     what.add_argument(
         "--generations",
         type=Path,
@@ -43,29 +58,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --model: where samples are kept, and gone on with (default: generations.jsonl beside --out); "
         "without: samples to evaluate, of an earlier run or as veRL dumps them (trainer.validation_data_dir)",
     )
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="two files of samples, of two models on the same problems: what B gains, paired by problem",
+    )
     sampling = parser.add_argument_group("sampling (the defaults are the paper's)")
     sampling.add_argument("--samples", type=int, default=defaults["samples"], help="of each problem (%(default)s)")
     sampling.add_argument("--temperature", type=float, default=defaults["temperature"], help="(%(default)s)")
     sampling.add_argument("--top-p", type=float, default=defaults["top_p"], help="(%(default)s)")
+    sampling.add_argument("--top-k", type=int, help="tokens to choose from (default: all)")
     sampling.add_argument("--max-tokens", type=int, default=defaults["max_tokens"], help="new tokens (%(default)s)")
     sampling.add_argument("--seed", type=int, default=0, help="of samples and intervals (%(default)s)")
     sampling.add_argument(
         "--prompt-template",
         dest="prompt",
-        default=defaults["prompt"],
         metavar="TEXT",
-        help="with {problem} in it (default: the paper's)",
+        help="what the user says, with {problem} in it (default: the paper's; of choices, one that asks for a letter)",
+    )
+    sampling.add_argument("--system-prompt", metavar="TEXT", help="what the system says before it (default: nothing)")
+    sampling.add_argument(
+        "--chat-template-args",
+        dest="chat_template",
+        type=json.loads,
+        metavar="JSON",
+        help="arguments of the model's chat template, such as '{\"enable_thinking\": false}' for Qwen3",
     )
     sampling.add_argument(
         "--engine",
         type=json.loads,
         default={},
         metavar="JSON",
-        help='arguments of vLLM\'s engine, such as \'{"tensor_parallel_size": 2, "max_model_len": 36864}\'',
+        help='arguments of vLLM\'s engine, such as \'{"tensor_parallel_size": 2, "max_model_len": 36864}\'; unless '
+        "data_parallel_size is one of them, there are as many copies of the model as the GPUs have room for",
     )
     scores = parser.add_argument_group("measures")
     scores.add_argument("--k", type=int, nargs="+", default=[1, 8], help="of pass@k and maj@k (default: 1 8)")
-    scores.add_argument("--bootstrap", type=int, default=10000, help="samples of the intervals (%(default)s)")
+    scores.add_argument("--bootstrap", type=int, default=10000, help="draws of the intervals (%(default)s)")
     scores.add_argument("--recheck", action="store_true", help="check samples that say whether they are right, too")
     scores.add_argument(
         "--judge",
@@ -91,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"verl-dra evaluate: error: {error}\n")
         return 2
     try:
-        return _evaluate(options, partial(check, judge=options.judge))
+        return (_compare if options.compare else _evaluate)(options, partial(check, judge=options.judge))
     except ImportError as error:
         sys.stderr.write(f"verl-dra evaluate: error: {in_words(error)}\n")
     except (EvaluationError, CheckerError, EncoderUnavailableError, ValueError, OSError) as error:
@@ -100,10 +131,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not options.model and not options.generations:
-        raise EvaluationError("give --model and --benchmark, or --generations with samples that are there")
+    if options.compare and (options.model or options.benchmark or options.generations):
+        raise EvaluationError("--compare is of samples that are there, and goes without --model and --generations")
+    if not options.model and not options.generations and not options.compare:
+        raise EvaluationError("give --model and --benchmark, or --generations or --compare with samples that are there")
     if bool(options.model) != bool(options.benchmark):
         raise EvaluationError("--model and --benchmark go together")
+    of_answers = [column for column in (options.answer_column, options.solution_column) if column]
+    if options.problem_column or of_answers:
+        if not (options.data and options.problem_column and len(of_answers) == 1):
+            raise EvaluationError(
+                "a file of your own is --data FILE with --problem-column and one of --answer-column, --solution-column"
+            )
+    elif unknown := [name for name in options.benchmark or () if name not in BENCHMARKS]:
+        raise EvaluationError(
+            f"--benchmark {unknown[0]} is none of {', '.join(BENCHMARKS)}; a file of your own needs --data and columns"
+        )
     if options.data and len(options.benchmark or ()) != 1:
         raise EvaluationError("--data is the file of one --benchmark")
     if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1 or options.max_tokens < 1:
@@ -116,7 +159,11 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--top-p must be above 0 and at most 1, not {options.top_p}")
     if options.model and max(options.k) > options.samples:
         raise EvaluationError(f"--k {max(options.k)} needs as many --samples, not {options.samples}")
-    if "{problem}" not in options.prompt:
+    if options.top_k is not None and options.top_k < 1:
+        raise EvaluationError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.chat_template is not None and not isinstance(options.chat_template, dict):
+        raise EvaluationError("--chat-template-args must be a JSON object")
+    if options.prompt is not None and "{problem}" not in options.prompt:
         raise EvaluationError("--prompt-template must have {problem} in it")
     if not isinstance(options.engine, dict) or {"model", "seed"} & set(options.engine):
         raise EvaluationError("--engine must be a JSON object, without model and seed, which have options of their own")
@@ -128,7 +175,10 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
     # All that can be wrong is found out before samples are made.
     if options.model:
         model_path(options.model, key="--model")
-    problems = {name: load(name, options.data) for name in options.benchmark or ()}
+    own = None
+    if options.problem_column:
+        own = of_columns(options.problem_column, options.answer_column, options.solution_column)
+    problems = {name: load(name, options.data, own) for name in options.benchmark or ()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     _warn_of_unreadable(problems, check)
     encoder = _encoder(options)
@@ -141,22 +191,56 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
         name: measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
         for name, of in by_benchmark.items()
     }
+    _write(options, encoder, {"sampling": sampling, "benchmarks": results})
+    sys.stdout.write(_table(results, encoder))
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace, check: Check) -> int:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    there = [_read(path, options.recheck) for path in options.compare]
+    for of in there:
+        check_samples(of.samples, options.k)
+    pairs = paired(there[0].samples, there[1].samples)
+    encoder = _encoder(options)
+    found = {}
+    for name, both in pairs.items():
+        common = in_common(*both)
+        first, second = (
+            measure(judge(of, check, options.recheck), options.k, encoder, options.bootstrap, options.seed)
+            for of in common
+        )
+        numbers = [[{s.problem for s in of} for of in pair] for pair in (both, common)]
+        left_out = [len(all_ - kept) for all_, kept in zip(*numbers, strict=True)]
+        found[name] = {
+            "first": first,
+            "second": second,
+            **compare((first, second), common, options.bootstrap, options.seed),
+            "left_out": left_out,
+        }
+    _write(options, encoder, {"sampling": [of.settings for of in there], "comparisons": found})
+    for name, comparison in found.items():
+        sys.stdout.write(_comparison(name, comparison, options.compare))
+    if encoder is not None:
+        sys.stdout.write(f"diversity as seen by {encoder}\n")
+    sys.stdout.write(f"{options.out}\n")
+    return 0
+
+
+def _write(options: argparse.Namespace, encoder: Encoder | None, found: dict[str, Any]) -> None:
     # What is not of this run is not said to be: samples that were there have settings of their own.
     left_out = {"run", *_SAMPLING} - {"seed"}
     settings = {key: value for key, value in vars(options).items() if key not in left_out}
     report = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
-        "sampling": sampling,
         "encoder": None if encoder is None else str(encoder),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "benchmarks": results,
+        **found,
     }
     part = options.out.with_name(f".{options.out.name}.part")
     part.write_text(json.dumps(report, indent=1, default=str) + "\n")
     part.replace(options.out)
-    sys.stdout.write(_table(results, encoder))
-    sys.stdout.write(f"{options.out}\n")
-    return 0
 
 
 def _warn_of_unreadable(problems: dict[str, list[Problem]], check: Check) -> None:
@@ -186,9 +270,7 @@ def _samples(
 ) -> tuple[list[Sample], dict[str, Any] | None]:
     """The samples, and the settings that they were made with."""
     if not options.model:
-        there = read(options.generations, options.recheck)
-        if there.torn:
-            sys.stderr.write(f"verl-dra evaluate: {options.generations}: the last line is torn, and left out\n")
+        there = _read(options.generations, options.recheck)
         return there.samples, there.settings
     sampling = Sampling(**{name: getattr(options, name) for name in _SAMPLING})
     file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
@@ -208,13 +290,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
         cells = []
         for name in names:
             mean, bounds = result["mean"][name], result["interval"][name]
-            scale = 100 if name.startswith(("pass@", "maj@")) else 1
-            digits = 1 if scale == 100 else 2
-            cells.append(
-                "-"
-                if mean is None
-                else "{} [{}, {}]".format(*(f"{round(scale * v, digits) + 0.0:.{digits}f}" for v in (mean, *bounds)))
-            )
+            cells.append(_cell(name, mean, bounds))
         counts = result["counts"]
         of = counts["samples"]
         rows.append(
@@ -227,7 +303,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
             ]
         )
     header = ["benchmark", "problems", "samples", *names, "truncated", "unparsed", "check failed"]
-    notes = ["pass@k and maj@k in %, means over problems with 95 % bootstrap intervals"]
+    notes = ["pass@k and maj@k in %, means over problems with 95 % intervals (Bayesian bootstrap)"]
     if encoder is not None:
         notes.append(f"diversity as seen by {encoder}")
     for benchmark, result in results.items():
@@ -240,6 +316,51 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
         if counts["gold_unparsed"]:
             notes.append(f"{benchmark}: {counts['gold_unparsed']} samples count as wrong: their gold can't be read")
     return table(header, rows) + "".join(f"{note}\n" for note in notes)
+
+
+def _comparison(name: str, found: dict[str, Any], files: Sequence[Path]) -> str:
+    """A row a measure, and the problems that flipped."""
+    rows = [
+        [
+            measure,
+            *(_cell(measure, found[of]["mean"][measure], None) for of in ("first", "second")),
+            _cell(measure, found["difference"][measure], found["interval"][measure]),
+        ]
+        for measure in found["difference"]
+        if measure.startswith(("pass@", "maj@")) or measure in _SHOWN_DIVERSITY
+    ]
+    text = table([name, "A", "B", "B - A"], rows)
+    text += f"A is {files[0]}, B is {files[1]}\n"
+    text += f"means over {found['problems']:,} problems of both, and 95 % intervals of B - A, paired by problem\n"
+    if any(found["left_out"]):
+        first, second = found["left_out"]
+        text += f"left out: {first:,} problems of A and {second:,} of B, which the other does not have\n"
+    gained = sum(flip["pass@1"][1] > flip["pass@1"][0] for flip in found["flipped"])
+    lost = len(found["flipped"]) - gained
+    text += f"right more often than not in B alone: {gained:,} problems; in A alone: {lost:,}\n"
+    for flip in found["flipped"][:_SHOWN_FLIPS]:
+        before, after = flip["pass@1"]
+        question = " ".join(flip["question"].split())
+        shown = question if len(question) <= _SHOWN_CHARACTERS else f"{question[: _SHOWN_CHARACTERS - 3]}..."
+        text += f"  {flip['numbers'][0]}: {before:.0%} -> {after:.0%}  {shown}\n"
+    if len(found["flipped"]) > _SHOWN_FLIPS:
+        text += f"  and {len(found['flipped']) - _SHOWN_FLIPS:,} more, in the report\n"
+    return text
+
+
+def _read(path: Path, recheck: bool) -> Generations:
+    there = read(path, recheck)
+    if there.torn:
+        sys.stderr.write(f"verl-dra evaluate: {path}: the last line is torn, and left out\n")
+    return there
+
+
+def _cell(name: str, mean: float | None, bounds: Sequence[float] | None) -> str:
+    if mean is None:
+        return "-"
+    scale, digits = (100, 1) if name.startswith(("pass@", "maj@")) else (1, 2)
+    shown = [f"{round(scale * value, digits) + 0.0:.{digits}f}" for value in (mean, *(bounds or ()))]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if bounds else shown[0]
 
 
 def _version(package: str) -> str | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+_DIGITS = 12
+"""Of a vote; what float64 has beyond them is its rounding."""
 
 
 class EvaluationError(ValueError):
@@ -31,7 +33,7 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> fl
     """The chance that the commonest answer of k of the samples is right (self-consistency, arXiv 2203.11171).
 
     Samples without an answer have no vote; of answers equally common one is drawn; without any vote it is wrong. The
-    result is the exact mean over all C(n, k) subsets and all such draws.
+    result is the mean over all C(n, k) subsets and all such draws, to about 12 digits.
 
     Args:
         answers: [n] final answers in a form by which equal ones are equal; None where there is none.
@@ -46,16 +48,13 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> fl
     if not 1 <= k <= n:
         raise EvaluationError(f"maj@{k} needs {k} samples of each problem, and one has {n}")
     sizes = Counter(answer for answer in answers if answer is not None)
-    votes_right = Counter(answer for answer, ok in zip(answers, right, strict=True) if ok)
-    silent = n - sizes.total()
-    # Whole numbers throughout: the shares of right votes over a common denominator.
-    denominator = math.lcm(*sizes.values())
-    candidates = [(size, votes_right[answer] * (denominator // size)) for answer, size in sizes.items()]
-    total = Fraction(0)
-    for most in range(1, k + 1):
-        for votes, winners, share in _winning(candidates, most, k):
-            total += Fraction(share * math.comb(silent, k - votes), winners)
-    return float(total / (denominator * math.comb(n, k)))
+    votes_right = Counter(answer for answer, ok in zip(answers, right, strict=True) if ok and answer is not None)
+    # A subset of k is a draw of each sample alone, given that k were drawn: any chance below 1 will do, and with this
+    # one none of the numbers is tiny. All terms are positive, so nothing cancels.
+    chance = k / (n + 1)
+    drawn = {size: _binomial(size, chance) for size in {*sizes.values(), n}}
+    total = math.fsum(_vote_at(most, sizes, votes_right, n, k, chance, drawn) for most in range(1, k + 1))
+    return round(total / float(drawn[n][k]), _DIGITS)
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -65,38 +64,78 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def interval(values: Sequence[float], draws: int, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of `values` [problems], from `draws` bootstrap samples of them."""
+def interval(
+    values: Sequence[float], draws: int, seed: int = 0, ends: tuple[float, float] | None = None
+) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of `values` [problems], over what other problems of their kind may give.
+
+    It is the Bayesian bootstrap's, with half a problem more at each end of the range: of rights and wrongs alone that
+    is Jeffreys' interval of a share, which has a width where all problems are right, too.
+
+    Args:
+        values: by problem.
+        draws: of the weights of problems.
+        seed: of those.
+        ends: the least and the most that a value can be; None where that is not known or too far off.
+
+    Returns:
+        The interval; None without ends where all values are the same, of which a bootstrap can say nothing.
+    """
     array = np.asarray(values, dtype=np.float64)
-    low, high = np.percentile(_resamples(len(array), draws, seed) @ array / len(array), [2.5, 97.5])
+    if ends is None and (array == array[0]).all():
+        return None
+    weights = _weights(len(array), draws, seed)
+    if ends is None:
+        weights = weights[:, :-2]
+    else:
+        array = np.append(array, ends)
+    low, high = np.percentile(weights @ array / weights.sum(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
-def _winning(candidates: Sequence[tuple[int, int]], most: int, k: int) -> Iterator[tuple[int, int, int]]:
-    """All ways to give at most k votes to candidates of (samples, right share) so that the winners have `most`.
+def _vote_at(
+    most: int,
+    sizes: Mapping[str, int],
+    votes_right: Mapping[str, int],
+    n: int,
+    k: int,
+    chance: float,
+    drawn: Mapping[int, NDArray[np.float64]],
+) -> float:
+    """The chance that k are drawn, that the winners have `most` votes, and that the one of them that is drawn is right.
 
-    Yields (votes given, winners, sum over the ways of the winners' shares). A way of c votes for a candidate of m
-    samples counts C(m, c) times.
+    Answers of fewer samples can't be among the winners, and are drawn as one with those that have no vote.
     """
-    # By (votes, winners): the number of ways, and their sum of shares.
-    ways = {(0, 0): (1, 0)}
-    for samples, share in candidates:
-        longer: dict[tuple[int, int], tuple[int, int]] = {}
-        for (votes, winners), (number, shares) in ways.items():
-            for more in range(min(samples, most, k - votes) + 1):
-                wins = more == most
-                times = math.comb(samples, more)
-                before = longer.get((votes + more, winners + wins), (0, 0))
-                longer[votes + more, winners + wins] = (
-                    before[0] + times * number,
-                    before[1] + times * (shares + wins * share * number),
-                )
-        ways = longer
-    return ((votes, winners, shares) for (votes, winners), (_, shares) in ways.items() if winners)
+    candidates = [(size, votes_right[answer] / size) for answer, size in sizes.items() if size >= most]
+    # [winners, votes of candidates]: the chance, and that times the sum of the winners' shares of right samples.
+    ways = np.zeros((k // most + 1, k + 1))
+    shares = np.zeros_like(ways)
+    ways[0, 0] = 1
+    for size, share in candidates:
+        of_size = drawn[size]
+        ways, shares, won, won_shares = (np.zeros_like(ways), np.zeros_like(ways), ways, shares)
+        for votes in range(min(most, k + 1)):
+            ways[:, votes:] += of_size[votes] * won[:, : k + 1 - votes]
+            shares[:, votes:] += of_size[votes] * won_shares[:, : k + 1 - votes]
+        before, before_shares = won[:-1, : k + 1 - most], won_shares[:-1, : k + 1 - most]
+        ways[1:, most:] += of_size[most] * before
+        shares[1:, most:] += of_size[most] * (before_shares + share * before)
+    rest = _binomial(n - sum(size for size, _ in candidates), chance)[: k + 1]
+    of_votes = shares[1:, k + 1 - len(rest) :] @ rest[::-1]
+    return float((of_votes / np.arange(1, len(of_votes) + 1)).sum())
+
+
+def _binomial(n: int, chance: float) -> NDArray[np.float64]:
+    """[n + 1] the chances of 0 to n hits."""
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(n + 1)]
+    hits = np.arange(n + 1)
+    probabilities: NDArray[np.float64] = np.exp(logs + hits * math.log(chance) + (n - hits) * math.log1p(-chance))
+    return probabilities
 
 
 @functools.lru_cache(maxsize=1)
-def _resamples(problems: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """[draws, problems]: how often each problem is in a bootstrap sample; the same ones for each measure."""
+def _weights(problems: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """[draws, problems + 2]: what each problem weighs, and each end; the same ones for each measure."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(problems, np.full(problems, 1 / problems), size=draws).astype(np.float64)
+    of_problems = generator.standard_exponential((draws, problems))
+    return np.hstack([of_problems, generator.standard_gamma(0.5, (draws, 2))])

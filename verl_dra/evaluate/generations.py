@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from verl_dra.evaluate.estimators import EvaluationError
+from verl_dra.files import Unreadable, UnreadableFileError, lines
 
-_VERL_COLUMNS = {"input", "output", "gts"}
+_VERL_COLUMNS = {"input", "output"}
 _JUDGED_SCORES = ({0, 1}, {-1, 1})
 """Scores that say whether an answer is right and nothing else."""
 
@@ -148,8 +149,8 @@ class Generations:
 def read(path: Path, recheck: bool = False) -> Generations:
     """Samples of a finished file, this command's or one that veRL dumped (`trainer.validation_data_dir`).
 
-    veRL's are told by their columns input, output and gts; those of one input and gts are samples of a problem. Whether
-    one is right its `acc` says. Without that its `score` does, if all scores of the file are 0 and 1, or -1 and 1: one
+    veRL's are told by their columns input and output; those of one input and gts are samples of a problem. Whether one
+    is right its `acc` says. Without that its `score` does, if all scores of the file are 0 and 1, or -1 and 1: one
     that is shaped, by length or by format, says nothing of it.
 
     Args:
@@ -194,7 +195,7 @@ def _from_verl(path: Path, rows: list[tuple[int, dict[str, Any]]], recheck: bool
         for column in ("input", "output"):
             if not isinstance(row[column], str):
                 raise EvaluationError(f"{where}: {column} must be a text, not {type(row[column]).__name__}")
-        gold = _gold(row["gts"])
+        gold = _gold(row.get("gts"))
         problem = problems.setdefault((row["input"], gold), len(problems))
         seen[problem] = seen.get(problem, -1) + 1
         right = None
@@ -218,10 +219,18 @@ def _gold(value: Any) -> str:
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:
-    try:
-        sample = Sample(**row)
-    except TypeError as error:
-        raise EvaluationError(f"{where} is no sample: {error}") from None
+    needed = [field.name for field in fields(Sample) if field.default is MISSING]
+    lacks, more = [name for name in needed if name not in row], [name for name in row if name not in _KINDS]
+    if lacks or more:
+        found = [
+            *([f"lacks {', '.join(lacks)}"] if lacks else []),
+            *([f"has {', '.join(more)} beside"] if more else []),
+        ]
+        raise EvaluationError(
+            f"{where} is no sample: it {' and '.join(found)}; veRL's dumps have input, output and gts, and other files "
+            f"{', '.join(needed)}"
+        )
+    sample = Sample(**row)
     for name, kinds in _KINDS.items():
         # Not isinstance: True is no number here.
         if type(getattr(sample, name)) not in kinds:
@@ -231,18 +240,15 @@ def _sample(row: Mapping[str, Any], where: str) -> Sample:
 
 def _read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
     """Objects of a file by their line, and the bytes of its last line if that is torn."""
-    lines = path.read_bytes().split(b"\n")
     rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                return rows, len(line)
-            raise EvaluationError(f"{path} line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise EvaluationError(f"{path} line {number} is no JSON object")
-        rows.append((number, row))
+    try:
+        for number, row in lines(path):
+            if not isinstance(row, Unreadable):
+                rows.append((number, row))
+            elif row.torn:
+                return rows, row.torn
+            else:
+                raise EvaluationError(f"{path} line {number} can't be read: {row}")
+    except UnreadableFileError as error:
+        raise EvaluationError(f"{path} can't be read: {error}") from None
     return rows, 0

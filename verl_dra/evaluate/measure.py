@@ -109,12 +109,13 @@ def measure(
         judged: its samples.
         ks: the k of pass@k and maj@k, as `check_samples` accepts them.
         encoder: what diversity is seen with; None to leave it out.
-        draws: bootstrap samples of the intervals.
-        seed: of the bootstrap.
+        draws: of the weights of problems, for the intervals.
+        seed: of those.
 
     Returns:
-        `mean` and `interval` (95 %, over problems) of each measure by name; `problems`: columns of each problem's
-        number, question, samples and right ones, and of each measure by name (None where it has none); `counts`.
+        `mean` and `interval` (95 %, over problems; None where there is none) of each measure by name; `problems`:
+        columns of each problem's number, question, samples and right ones, and of each measure by name (None where it
+        has none); `counts`.
     """
     by_number: dict[int, list[Judged]] = defaultdict(list)
     for one in judged:
@@ -138,7 +139,9 @@ def measure(
     known = {name: [value for value in values if not math.isnan(value)] for name, values in measures.items()}
     return {
         "mean": {name: sum(values) / len(values) if values else None for name, values in known.items()},
-        "interval": {name: interval(values, draws, seed) if values else None for name, values in known.items()},
+        "interval": {
+            name: interval(values, draws, seed, ends(name)) if values else None for name, values in known.items()
+        },
         "problems": {
             "number": [group[0].sample.problem for group in groups],
             "question": [group[0].sample.question for group in groups],
@@ -158,6 +161,11 @@ def measure(
             "check_failed": sum(one.failed for one in judged),
         },
     }
+
+
+def ends(name: str) -> tuple[float, float] | None:
+    """The least and the most that a measure can be; None where its values come nowhere near the most."""
+    return (0.0, 1.0) if name.startswith(("pass@", "maj@", "distinct-")) else None
 
 
 def _diversity(groups: Sequence[Sequence[Judged]], encoder: Encoder) -> dict[str, list[float]]:

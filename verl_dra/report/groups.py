@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verl_dra.algorithm import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi
 from verl_dra.embedding import Encoder, encode_all
+from verl_dra.files import Unreadable, lines
 from verl_dra.record import shortened
 
 CLUSTER_COSINE = 0.9
@@ -220,10 +221,11 @@ def _lines(path: Path, read: Callable[[dict[str, Any]], Read]) -> tuple[list[Rea
     """What `read` makes of a file's lines, each a JSON object, and the number of those that it can't read."""
     found: list[Read] = []
     unreadable = 0
-    # Not splitlines: texts may hold other characters that it takes for the end of a line.
-    for line in filter(None, path.read_text(encoding="utf-8", errors="replace").split("\n")):
+    for _, line in lines(path):
         try:
-            found.append(read(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            if isinstance(line, Unreadable):
+                raise ValueError(line)
+            found.append(read(line))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             unreadable += 1
     return found, unreadable
