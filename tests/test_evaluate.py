@@ -182,8 +182,8 @@ def test_choices_are_in_an_order_of_their_own_and_ask_for_a_letter(tmp_path: Pat
     assert {p.answer for p in problems} == set("ABCD")
     assert [p.answer for p in load("gpqa_diamond", path)] == [p.answer for p in problems]
     assert "where LETTER is one of A, B, C and D" in problems[0].prompt
-    assert rewards.check("B", "so $\\boxed{B}$", lenient=True).right
-    assert not rewards.check("B", "so $\\boxed{C}$", lenient=True).right
+    assert rewards.check("B", "so $\\boxed{B}$").right
+    assert not rewards.check("B", "so $\\boxed{C}$").right
     pd.DataFrame([{**rows[0], "Incorrect Answer 2": ""}]).to_csv(path, index=False)
     with pytest.raises(EvaluationError, match="1 rows have no problem or no answer, such as 1"):
         load("gpqa_diamond", path)
@@ -455,7 +455,8 @@ def test_of_a_file_with_more_samples_those_asked_for_count(tmp_path: Path) -> No
     data.write_text('{"problem": "problem 0", "answer": "4"}\n')
     sampling = Sampling(model=str(tmp_path / "model"), samples=4)
     file = GenerationsFile(path)
-    file.begin({**{k: v for k, v in asdict(sampling).items() if k != "samples"}, "engine": {}})
+    settings = {k: v for k, v in asdict(sampling).items() if k != "samples"}
+    file.begin({**settings, "prompt": PROMPT, "engine": {}})
     # Another benchmark's beside them, as two runs can share a file.
     file.add(
         [*(sample(0, i, BOXED % text) for i, text in enumerate("4555")), replace(sample(0, 0, "4"), benchmark="x")]

@@ -149,7 +149,7 @@ def test_a_gold_answer_is_read_whole(gold: str, text: str, right: bool) -> None:
     ],
 )
 def test_an_evaluation_takes_plain_numbers_and_mends_latex(gold: str, text: str, right: bool) -> None:
-    verdict = check(gold, text, lenient=True)
+    verdict = check(gold, text, judge="lighteval")
     assert (verdict.right, verdict.gold_parsed, verdict.failed) == (right, True, False)
 
 
