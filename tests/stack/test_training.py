@@ -153,17 +153,61 @@ def test_sync_advantages_are_the_formula_s(toy_folder: Path, tmp_path: Path, enc
     assert "timing_s/dra_wait" in run.log
 
 
-def test_recorded_groups_are_what_was_trained_on(toy_folder: Path, tmp_path: Path) -> None:
-    settings = ["dra.record.every_n_steps=2", f"dra.record.folder={tmp_path}/groups", "dra.record.groups=3"]
+@pytest.fixture(scope="module")
+def rewarded_by_a_model(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """Four steps and the folder of the groups that were recorded of two. A colocated reward model keeps the completions
+    from the scorers until all are generated, and the trainer's tokenizer takes 0.1 s for a text."""
+    folder = tmp_path_factory.mktemp("rewarded")
+    toy.make_reward_model(toy_folder)
+    model = "reward.reward_model"
     run = train(
-        toy_folder, tmp_path, ["trainer.total_training_steps=4", "trainer.logger=[console,tensorboard]", *settings]
+        toy_folder,
+        folder,
+        [
+            "trainer.total_training_steps=4",
+            "trainer.logger=[console,tensorboard]",
+            "dra.record.every_n_steps=2",
+            f"dra.record.folder={folder}/groups",
+            "dra.record.groups=3",
+            "reward.custom_reward_function.path=null",
+            f"{model}.enable=True",
+            f"{model}.model_path={toy_folder}/reward_model",
+            f"{model}.rollout.name=vllm",
+            f"{model}.rollout.dtype=float32",
+            f"{model}.rollout.tensor_model_parallel_size=1",
+            f"{model}.rollout.prompt_length=160",
+            f"{model}.rollout.response_length=64",
+            # What the CPU platform says of the policy's rollout.
+            f"{model}.rollout.free_cache_engine=False",
+            f"+{model}.rollout.enable_sleep_mode=False",
+            f"+{model}.rollout.engine_kwargs.vllm.distributed_executor_backend=uni",
+        ],
+        DECODE_S="0.1",
     )
-    assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == ["2.jsonl", "4.jsonl"]
+    return run, folder / "groups"
+
+
+def test_log_probabilities_do_not_wait_for_texts_to_be_decoded(
+    rewarded_by_a_model: tuple[Run, Path], toy_folder: Path, encoder: Any
+) -> None:
+    run, _ = rewarded_by_a_model
+    assert "completions are embedded after the generation" in run.log
+    assert len(run.steps) == 4
+    assert_advantages(run, toy_folder, encoder)
+    assert run.metric("dra/missing_rows") == [4 * N] * 4
+    for step in run.steps:
+        assert len(step["decoded_at"]) == 4 * N
+        assert step["log_prob_at"] < step["decoded_at"][-1]
+
+
+def test_recorded_groups_are_what_was_trained_on(rewarded_by_a_model: tuple[Run, Path], toy_folder: Path) -> None:
+    run, folder = rewarded_by_a_model
+    assert sorted(path.name for path in folder.iterdir()) == ["2.jsonl", "4.jsonl"]
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
     for step in (2, 4):
         dumped = run.steps[step - 1]
         row = {tuple(key.rsplit("_", 2)[:2]): at for at, key in enumerate(dumped["keys"])}
-        groups = [json.loads(line) for line in (tmp_path / "groups" / f"{step}.jsonl").read_text().splitlines()]
+        groups = [json.loads(line) for line in (folder / f"{step}.jsonl").read_text().splitlines()]
         assert len(groups) == 3
         for group in groups:
             rows = [row[group["uid"], str(completion["session"])] for completion in group["completions"]]
