@@ -203,6 +203,40 @@ def test_recorded_groups_are_what_was_trained_on(sync: Recorded, toy_folder: Pat
     assert sum(sync.metric("dra/unrecorded_groups")) == 0
 
 
+def test_log_probabilities_do_not_wait_for_texts_to_be_decoded(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    """A colocated reward model keeps the completions from the scorers until all are generated, and the trainer's
+    tokenizer takes 0.1 s for a text."""
+    toy.make_reward_model(toy_folder)
+    model = "reward.reward_model"
+    run = train(
+        toy_folder,
+        tmp_path,
+        [
+            "trainer.total_training_steps=2",
+            "reward.custom_reward_function.path=null",
+            f"{model}.enable=True",
+            f"{model}.model_path={toy_folder}/reward_model",
+            f"{model}.rollout.name=vllm",
+            f"{model}.rollout.dtype=float32",
+            f"{model}.rollout.tensor_model_parallel_size=1",
+            f"{model}.rollout.prompt_length=160",
+            f"{model}.rollout.response_length=64",
+            # What the CPU platform says of the policy's rollout.
+            f"{model}.rollout.free_cache_engine=False",
+            f"+{model}.rollout.enable_sleep_mode=False",
+            f"+{model}.rollout.engine_kwargs.vllm.distributed_executor_backend=uni",
+        ],
+        DECODE_S="0.1",
+    )
+    assert "completions are embedded after the generation" in run.log
+    assert len(run.steps) == 2
+    assert_advantages(run, toy_folder, encoder)
+    assert run.metric("dra/missing_rows") == [4 * N] * 2
+    for step in run.steps:
+        assert len(step["decoded_at"]) == 4 * N
+        assert step["log_prob_at"] < step["decoded_at"][-1]
+
+
 def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_path: Path) -> None:
     run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "dra.weight=unlikeliness"])
     assert len(run.steps) == 2

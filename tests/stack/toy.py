@@ -30,7 +30,7 @@ TINY = {
 
 
 def make(folder: Path, **shape: Any) -> None:
-    """Write `model/`, `reward_model/`, `train.parquet` and `val.parquet` into `folder`; `shape` is of `Qwen2Config`."""
+    """Write `model/`, `train.parquet` and `val.parquet` into `folder`; `shape` is of `Qwen2Config`."""
     rng = random.Random(0)
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
@@ -44,17 +44,7 @@ def make(folder: Path, **shape: Any) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder / "model")
-    config = {
-        "vocab_size": len(fast),  # vLLM masks logits beyond the tokenizer, FSDP does not
-        "eos_token_id": fast.eos_token_id,
-        "pad_token_id": fast.pad_token_id,
-        "bos_token_id": None,
-        **TINY,
-        **shape,
-    }
-    Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=True, **config)).save_pretrained(folder / "model")
-    fast.save_pretrained(folder / "reward_model")
-    Qwen2ForSequenceClassification(Qwen2Config(num_labels=1, **config)).save_pretrained(folder / "reward_model")
+    Qwen2ForCausalLM(_config(fast, tie_word_embeddings=True, **shape)).save_pretrained(folder / "model")
     rows = [
         {
             "data_source": "toy",
@@ -69,6 +59,24 @@ def make(folder: Path, **shape: Any) -> None:
     pandas.DataFrame(rows[:4]).to_parquet(folder / "val.parquet")
 
 
+def make_reward_model(folder: Path) -> None:
+    """Write `reward_model/`, which finds a random number in a chat, beside the `model/` that is there."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "reward_model")
+    config = _config(tokenizer, num_labels=1, initializer_range=0.3)
+    Qwen2ForSequenceClassification(config).save_pretrained(folder / "reward_model")
+
+
 def compute_score(data_source: str, solution_str: str, ground_truth: str, **_: Any) -> float:
     """The share of small letters, less a half: of both signs, and different for most random texts."""
     return sum(c.islower() for c in solution_str) / max(len(solution_str), 1) - 0.5
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),  # vLLM masks logits beyond the tokenizer, FSDP does not
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **{**TINY, **more},
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import Any, cast
 
@@ -30,12 +31,13 @@ PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
 
 def slow_to_decode(kind: Any, seconds: float, decoded_at: list[float]) -> Any:
     class SlowToDecode(kind):
-        """Takes its time for each text, and notes when it was done."""
+        """Takes its time for each text, and notes when one for the scorers was done."""
 
         def decode(self, *args: Any, **kwargs: Any) -> Any:
             time.sleep(seconds)
             text = super().decode(*args, **kwargs)
-            decoded_at.append(time.monotonic())
+            if threading.current_thread().name == "dra-asking":
+                decoded_at.append(time.monotonic())
             return text
 
     return SlowToDecode
@@ -45,8 +47,7 @@ def watched(base: Any) -> Any:
     class WatchedTrainer(base):
         updates = 0
         process = 0
-        log_prob_began: float
-        log_prob_ended: float
+        log_prob_at: float
         decoded_at: list[float]
 
         def _init_tokenizer(self) -> None:
@@ -68,7 +69,7 @@ def watched(base: Any) -> Any:
             compute = self.actor_rollout_wg.compute_log_prob
 
             def timed(rows: Any) -> Any:
-                self.log_prob_began = time.monotonic()
+                self.log_prob_at = time.monotonic()
                 return compute(rows)
 
             self.actor_rollout_wg.compute_log_prob = timed
@@ -76,7 +77,6 @@ def watched(base: Any) -> Any:
                 return super()._compute_old_log_prob(batch, metrics)
             finally:
                 self.actor_rollout_wg.compute_log_prob = compute
-                self.log_prob_ended = time.monotonic()
 
         def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
             data = tq.kv_batch_get(
@@ -97,7 +97,7 @@ def watched(base: Any) -> Any:
                         "CPU": sum(need.groups * need.cpus for need in counted),
                     },
                     "booked": {name: total[name] - free.get(name, 0) for name in ("GPU", "CPU")},
-                    "log_prob": (self.log_prob_began, self.log_prob_ended),
+                    "log_prob_at": self.log_prob_at,
                     "decoded_at": self.decoded_at[:],
                     "actors": [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)],
                     **{name: [row.tolist() for row in data[name].unbind()] for name in data.keys()},  # noqa: SIM118

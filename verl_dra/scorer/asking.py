@@ -150,10 +150,6 @@ class Asking:
         self._thread = threading.Thread(target=self._run, daemon=True, name="dra-asking")
         self._thread.start()
 
-    def done(self) -> bool:
-        """Whether all that can come has come."""
-        return self._came.done()
-
     def result(self) -> StepVectors:
         """Wait for the vectors.
 
@@ -277,7 +273,11 @@ class Asking:
     def _ask_again(self) -> None:
         for scorer in self._scorers:
             for ask in scorer.asks:
-                if ask.reply is None and self._now() >= ask.ask_at:
+                # Of those that failed one at a time: all its threads would be taken else.
+                free = not ask.encoder_failures or not any(
+                    other.encoder_failures and other.reply is not None for other in scorer.asks
+                )
+                if ask.reply is None and self._now() >= ask.ask_at and free:
                     self._ask(scorer, ask)
 
     def _ask(self, scorer: _Scorer, ask: _Ask) -> None:
