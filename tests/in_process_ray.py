@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,10 @@ import ray
 from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from verl_dra.embedding import Encoder
+from verl_dra.embedding import EmbeddingConfig, Encoder
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scorer import Scorer
 
 STATE = ActorTableData.ActorState
@@ -153,3 +157,23 @@ def _wait(replies: list[Reply], num_returns: int = 1, timeout: float | None = No
 
 def _kill(actor: InProcessActor, no_restart: bool = True) -> None:
     actor.end(restart=not no_restart)
+
+
+@contextmanager
+def pool_of(
+    encoder: Callable[[], Encoder] = NgramEncoder, replicas: int = 3, on_failure: str = "raise", **config: Any
+) -> Iterator[tuple[ScorerPool, InProcessRay]]:
+    """A pool of such actors, whose pauses are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("pool", "asking"):
+            with suppress(ImportError):
+                of = importlib.import_module(f"verl_dra.scorer.{module}")
+                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01), ("_GRACE_S", 0.1)):
+                    patch.setattr(of, name, seconds, raising=False)
+        ray = InProcessRay(encoder, patch)
+        made = ScorerConfig(name="s", num_replicas=replicas, **config)
+        pool = ScorerPool(made, EmbeddingConfig(encoder="ngram"), on_failure)
+        try:
+            yield pool, ray
+        finally:
+            pool.close()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,11 @@ import torch
 from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process_ray import STATE, InProcessRay
+from in_process_ray import STATE, InProcessRay, pool_of
 
 from verl_dra.algorithm import graph_cut_smi
-from verl_dra.embedding import EmbeddingConfig, Encoder
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import NoScoresError, ScorerPool, replica_of
 from verl_dra.scorer.scores import step_scores
 
@@ -50,26 +47,6 @@ def step_vectors(pool: ScorerPool, texts: Texts, only_shown: bool = False) -> tu
     pending = pool.request(list(texts))
     pool.advance(pending, fetch)
     return pool.wait(pending, fetch), fetched
-
-
-@contextmanager
-def pool_of(
-    encoder: Callable[[], Encoder] = NgramEncoder, replicas: int = 3, on_failure: str = "raise", **config: Any
-) -> Iterator[tuple[ScorerPool, InProcessRay]]:
-    """A pool whose pauses are short."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("pool", "asking"):
-            with suppress(ImportError):
-                of = importlib.import_module(f"verl_dra.scorer.{module}")
-                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01), ("_GRACE_S", 0.1)):
-                    patch.setattr(of, name, seconds, raising=False)
-        ray = InProcessRay(encoder, patch)
-        made = ScorerConfig(name="s", num_replicas=replicas, **config)
-        pool = ScorerPool(made, EmbeddingConfig(encoder="ngram"), on_failure)
-        try:
-            yield pool, ray
-        finally:
-            pool.close()
 
 
 def submit(pool: ScorerPool, texts: Texts) -> None:
