@@ -171,7 +171,7 @@ def pool_of(
                 for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01), ("_GRACE_S", 0.1)):
                     patch.setattr(of, name, seconds, raising=False)
         ray = InProcessRay(encoder, patch)
-        made = ScorerConfig(name="s", num_replicas=replicas, **config)
+        made = ScorerConfig(**{"name": "s", "num_replicas": replicas, "deadline_s": 30, **config})
         pool = ScorerPool(made, EmbeddingConfig(encoder="ngram"), on_failure)
         try:
             yield pool, ray

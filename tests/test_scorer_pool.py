@@ -149,7 +149,7 @@ def test_what_can_t_be_had_is_said_or_given_up_and_the_rest_is_right(fault: str,
     texts = {**TEXTS, Session("b", 2): POISON} if fault == "poison" else TEXTS
     of_one = [session for session in texts if replica_of(session, 3) == 1]
     lost = [Session("b", 2)] if fault == "poison" else of_one
-    with pool_of(gated, on_failure=on_failure, deadline_s=0.2 if fault == "stands still" else 60) as (pool, ray):
+    with pool_of(gated, on_failure=on_failure, deadline_s=0.2 if fault == "stands still" else 30) as (pool, ray):
         if fault == "raises":
             ray.faults["s_1"].append("raises")
         if on_failure == "raise":

@@ -28,7 +28,7 @@ from verl_dra.trainer import with_dra
 pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTH = 3
 WAYS = ("add both sides", "add both sides", "draw a graph", "guess")
-ALGORITHM = OmegaConf.create({"gamma": 1.0, "lam": 1.0, "norm_adv_by_std_in_grpo": True})
+ALGORITHM = OmegaConf.create({"gamma": 1.0, "lam": 1.0, "norm_adv_by_std_in_grpo": False})
 
 
 class Batch:
@@ -57,9 +57,7 @@ class TrainerInOutline:
         self.global_steps = 1
         self.timing_raw: dict[str, float] = {}
         self.logger = SimpleNamespace(logger={})
-        self.tokenizer = SimpleNamespace(
-            decode=_decode, batch_decode=lambda rows, **of: [_decode(r, **of) for r in rows]
-        )
+        self.tokenizer = SimpleNamespace(decode=_decode)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         self.timing_raw = timing_raw
@@ -79,7 +77,14 @@ class TrainerInOutline:
         uids = np.array([key.rsplit("_", 2)[0] for key in batch.keys], dtype=object)
         data = DataProto.from_dict({"token_level_rewards": rewards, "response_mask": batch.mask}, {"uid": uids})
         batch.advantages = compute_advantage_for_multi_trajectories(
-            data, batch_keys=batch.keys, adv_estimator="dra", gamma=1.0, lam=1.0, num_repeat=4, config=ALGORITHM
+            data,
+            batch_keys=batch.keys,
+            adv_estimator="dra",
+            gamma=1.0,
+            lam=1.0,
+            num_repeat=4,
+            norm_adv_by_std_in_grpo=False,
+            config=ALGORITHM,
         ).batch["advantages"]
         return batch
 
@@ -145,7 +150,7 @@ def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -
 
 
 def expected(batch: Batch, weight: str, smi: str, lost: str) -> np.ndarray:
-    """[real rows] advantages by the papers' formulas."""
+    """[real rows] advantages by the papers' formulas, over Dr.GRPO: a standard deviation would take a group's scale out."""
     keys = [key for key in batch.keys if not key.startswith("pad")]
     group = np.array([key[0] for key in keys])
     rows = [batch.keys.index(key) for key in keys]
@@ -158,7 +163,7 @@ def expected(batch: Batch, weight: str, smi: str, lost: str) -> np.ndarray:
         value = {"graph_cut": oracles.graph_cut_smi, "clusters": oracles.cluster_smi}[smi](vectors, group)
         weights = oracles.darling_weights(value, group) if weight == "darling" else oracles.weights(value)
         weights = oracles.fill_unscored(weights, np.array([uid not in lost for uid in group]))
-    return oracles.grpo(oracles.adjust(batch.rewards.numpy()[rows], weights, group), group)
+    return oracles.grpo(oracles.adjust(batch.rewards.numpy()[rows], weights, group), group, norm_by_std=False)
 
 
 @pytest.mark.parametrize("lost", ["", "b"])
