@@ -1032,6 +1032,33 @@ def test_no_check_ever_raises(composed: DictConfig, tmp_path: Path, key: str, va
     checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs and CPUs", cluster.own_ray, config)]
     assert checks
     assert all(check.fix or check.found for check in checks)
+    assert {check.state for check in checks if "this check broke" in check.found} <= {"fail"}
+
+
+PLACES = (
+    *("data.train_files", "data.val_files", "actor_rollout_ref.model.path", "actor_rollout_ref.model.tokenizer_path"),
+    *("trainer.default_local_dir", "dra.embedding.model", "ray_kwargs.ray_init._temp_dir"),
+)
+
+
+@pytest.mark.parametrize("text", ["", "/", "~", "~nobody-of-this-name/x", "a:b", "://", "x\n{%", "\0"])
+def test_no_text_breaks_a_check(composed: DictConfig, tmp_path: Path, text: str) -> None:
+    config = copy.deepcopy(composed)
+    OmegaConf.set_struct(config, False)
+    for key in PLACES:
+        OmegaConf.update(config, key, text, merge=False, force_add=True)
+    OmegaConf.update(config, "trainer.save_freq", 1)
+    checks = fast.fast_checks(config, tmp_path)
+    assert not [check.problem for check in checks if "this check broke" in check.found]
+
+
+@pytest.mark.parametrize("number", [-2, -1, 0, 1, 2])
+def test_no_number_breaks_a_check(composed: DictConfig, tmp_path: Path, number: int) -> None:
+    config = copy.deepcopy(composed)
+    OmegaConf.set_struct(config, False)
+    for key in ("trainer.save_freq", "trainer.nnodes", "trainer.n_gpus_per_node", "trainer.total_training_steps"):
+        OmegaConf.update(config, key, number, force_add=True)
+    checks = [*fast.fast_checks(config, tmp_path), *guarded("GPUs and CPUs", cluster.own_ray, config)]
     assert not [check.problem for check in checks if "this check broke" in check.found]
 
 

@@ -493,7 +493,7 @@ LINES = {
 }
 
 
-@pytest.mark.usefixtures("quickly_packed")
+@pytest.mark.usefixtures("quickly_packed", "one_thread")
 @settings(max_examples=50)
 @given(LINES["groups"], LINES["validation"])
 def test_whatever_stands_in_records_and_dumps_is_shown_or_counted(groups: list[bytes], samples: list[bytes]) -> None:

@@ -157,8 +157,9 @@ def test_ray_and_the_driver_meet_from_two_containers_with_the_mounts_that_readme
     container = work / "container"
     container.write_text(CONTAINER)
     container.chmod(0o755)
-    code = Path(__file__).parents[2]
-    folders = ["/tmp/ray", str(work), *([str(code)] if code.is_relative_to("/tmp") else [])]
+    # The checkout and what this interpreter imports can be there as well.
+    used = {str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path)}
+    folders = ["/tmp/ray", str(work), *sorted(folder for folder in used if Path(folder).is_relative_to("/tmp"))]
     job = submit(slurm, work, DRA_CONTAINER=f"unshare --mount {container}", FOLDERS=" ".join(folders))
     ended = slurm.wait(job, seconds=180)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]

@@ -236,7 +236,7 @@ def _install(config: DictConfig, dra: DRAConfig) -> None:
 
 def _absolute(model: str) -> str:
     """A folder's absolute path, as the scorers' working directory is another one; a name as it is."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     return str(folder.resolve()) if folder.is_dir() else model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -85,7 +86,7 @@ def data_files(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
 def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Header | Check:
     if is_remote(path):
         return skip(key, f"{path} is remote")
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         if elsewhere:
             return warn(key, f"{path} is not on this node", "it must be on the nodes that train")

@@ -29,7 +29,7 @@ def folder(name: str, path: str | Path) -> Iterator[Check]:
     if lost := goes_with_the_job(name, path, "hydra.run.dir"):
         yield lost
         return
-    found = _nearest(Path(path).expanduser())
+    found = _nearest(Path(os.path.expanduser(path)))
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         yield fail(name, f"{found} can't be written to", "choose another folder or change its permissions")
         return
@@ -198,7 +198,7 @@ def checkpoints(path: str, least: int, likely: int, kept: int = 1) -> Iterator[C
     if "://" in path:
         yield skip(name, f"{path} is remote")
         return
-    found = _nearest(Path(path).expanduser())
+    found = _nearest(Path(os.path.expanduser(path)))
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         yield fail(name, f"{found} can't be written to", "set trainer.default_local_dir to another folder")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,14 @@ def weight_files(place: Path) -> list[Path]:
 
 def is_float32(place: Path) -> bool:
     """Whether the model's configuration says that its weights are stored in float32."""
-    settings = json.loads((place / "config.json").read_text())
+    file = place / "config.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
     return "float32" in (settings.get("dtype"), settings.get("torch_dtype"))
 
 
 def local_folder(path: str) -> Path | None:
     """The folder on this machine that `path`, a folder or a hub name, stands for, where there is one."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         return folder
     if is_remote(path) or _is_written_as_path(path):
@@ -139,7 +141,7 @@ def can_be_fetched(path: str) -> bool:
     """Whether `path` is a hub name, whose cached files may be some of all, and the hub may be asked for the others."""
     from huggingface_hub import constants
 
-    return not Path(path).expanduser().is_dir() and not constants.is_offline_mode()
+    return not Path(os.path.expanduser(path)).is_dir() and not constants.is_offline_mode()
 
 
 def _loaded(place: Path, template: str | None, code: bool) -> Iterator[Check]:
@@ -176,6 +178,13 @@ def _has_template(place: Path) -> bool:
 
 
 def _is_written_as_path(path: str) -> bool:
+    """Whether it can be no name on the hub."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return True
     return path.startswith(("/", ".", "~")) or path.count("/") > 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def model_path(model: str, key: str = "dra.embedding.model") -> str:
     """
     if model.startswith("pkg://"):
         return str(_package_folder(model, key))
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return str(path)
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:

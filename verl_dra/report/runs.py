@@ -76,7 +76,7 @@ def _split(argument: str) -> tuple[str, Path]:
     name, equals, folder = argument.partition("=")
     named = bool(equals and name and folder) and not Path(argument).exists()
     # The shell leaves a tilde after the equal sign to us.
-    return (name, Path(folder).expanduser().resolve()) if named else ("", Path(argument).resolve())
+    return (name, Path(os.path.expanduser(folder)).resolve()) if named else ("", Path(argument).resolve())
 
 
 def _read(folder: Path, name: str, common: Path) -> Run:

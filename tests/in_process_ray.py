@@ -1,0 +1,179 @@
+"""A stand-in for Ray's part in running scorers: actors are objects of this process, each with a real `Scorer`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.core.generated.gcs_pb2 import ActorTableData
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from verl_dra.embedding import EmbeddingConfig, Encoder
+from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.pool import ScorerPool
+from verl_dra.scorer.scorer import Scorer
+
+STATE = ActorTableData.ActorState
+
+
+class Reply(Future[Any]):
+    """As an object reference."""
+
+    def future(self) -> Future[Any]:
+        return self
+
+
+class InProcessActor:
+    """As a handle of a `DiversityScorer`."""
+
+    def __init__(self, owner: InProcessRay, name: str) -> None:
+        self.name = name
+        self.state = STATE.ALIVE
+        self.asked = 0
+        self._owner = owner
+        self._replies: list[Reply] = []
+        self._ended = Reply()
+        self.live = SimpleNamespace(remote=lambda: self._ended)
+        self.ready = SimpleNamespace(remote=lambda: self._call(self._load))
+        self.encoder = SimpleNamespace(remote=lambda: self._call(lambda: "an encoder in this process"))
+        self.collect = SimpleNamespace(remote=self._collect)
+        for method in ("forget", "submit"):
+            call = SimpleNamespace(
+                remote=lambda *of, method=method: self._call(lambda: getattr(self._scorer, method)(*of))
+            )
+            setattr(self, method, call)
+
+    def start(self) -> None:
+        self._scorer = Scorer(self._owner.encoder(), max_rows=10**6)
+
+    def end(self, restart: bool) -> None:
+        """The process ends, and all that it knew; Ray starts it again, or it is dead for good."""
+        self._fail(ActorUnavailableError("its process ended", None) if restart else ActorDiedError())
+        if restart:
+            self.start()
+        elif self.state != STATE.DEAD:
+            self.state = STATE.DEAD
+            self._ended.set_exception(ActorDiedError())
+
+    def _get_local_state(self) -> int:
+        return self.state
+
+    def _load(self) -> int:
+        self.start()
+        return 7
+
+    def _collect(self, sessions: Sequence[Any], texts: Any, within_s: float) -> Reply:
+        self.asked += 1
+        faults = self._owner.faults[self.name]
+        fault = faults.popleft() if faults else None
+        reply = self._call(lambda: self._scorer.collect(sessions, texts, within_s), wait_for=fault is None)
+        if fault == "raises":
+            self._fail(RayTaskError("collect", "its traceback", ZeroDivisionError("a defect")))
+        elif fault == "is away":
+            self._fail(ActorUnavailableError("the network is down", None))
+        elif fault is not None:
+            self.end(restart=fault == "restarts")
+        return reply
+
+    def _fail(self, error: Exception) -> None:
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(error)
+        self._replies.clear()
+
+    def _call(self, method: Callable[[], Any], wait_for: bool = True) -> Reply:
+        reply = Reply()
+        if self.state == STATE.DEAD:
+            reply.set_exception(ActorDiedError())
+            return reply
+        self._replies.append(reply)
+
+        def answer() -> None:
+            try:
+                value, error = method(), None
+            except Exception as raised:
+                value, error = None, raised
+            with suppress(concurrent.futures.InvalidStateError):  # its process ended meanwhile
+                reply.set_exception(RayTaskError("a method", str(error), error)) if error else reply.set_result(value)
+
+        if wait_for:
+            threading.Thread(target=answer, daemon=True).start()
+        return reply
+
+
+class InProcessRay:
+    """What `verl_dra.scorer` calls of Ray.
+
+    Args:
+        encoder: makes one for each process of an actor.
+        patch: undoes it.
+    """
+
+    def __init__(self, encoder: Callable[[], Encoder], patch: pytest.MonkeyPatch) -> None:
+        self.encoder = encoder
+        self.faults: dict[str, deque[str]] = defaultdict(deque)
+        """What befalls the next requests for vectors, by the actor's name: `raises`, `is away`, `restarts`, `dies`."""
+        self.made: list[InProcessActor] = []
+        node = {"NodeID": "0" * 56, "Alive": True, "Resources": {"CPU": 4.0}}
+        for name, stand_in in (
+            *(("get", lambda reply: reply.result()), ("wait", _wait), ("kill", _kill), ("nodes", lambda: [node])),
+            *(("cluster_resources", lambda: {"CPU": 4.0}), ("available_resources", lambda: {"CPU": 1.0})),
+        ):
+            patch.setattr(ray, name, stand_in)
+        patch.setattr("verl_dra.scorer.pool.remote_scorer", lambda: SimpleNamespace(options=self._options))
+
+    def _options(self, name: str, **_: Any) -> Any:
+        return SimpleNamespace(remote=lambda embedding, config, recreated: self._make(name, recreated))
+
+    def _make(self, name: str, recreated: bool) -> InProcessActor:
+        actor = InProcessActor(self, name)
+        self.made.append(actor)
+        if recreated:
+            actor.start()
+        return actor
+
+
+def _wait(replies: list[Reply], num_returns: int = 1, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        done = [reply for reply in replies if reply.done()]
+        left = None if end is None else end - time.monotonic()
+        if len(done) >= num_returns or (left is not None and left <= 0):
+            there = done[:num_returns]
+            return there, [reply for reply in replies if reply not in there]
+        concurrent.futures.wait([reply for reply in replies if reply not in done], left, "FIRST_COMPLETED")
+
+
+def _kill(actor: InProcessActor, no_restart: bool = True) -> None:
+    actor.end(restart=not no_restart)
+
+
+@contextmanager
+def pool_of(
+    encoder: Callable[[], Encoder] = NgramEncoder, replicas: int = 3, on_failure: str = "raise", **config: Any
+) -> Iterator[tuple[ScorerPool, InProcessRay]]:
+    """A pool of such actors, whose pauses are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("pool", "asking"):
+            with suppress(ImportError):
+                of = importlib.import_module(f"verl_dra.scorer.{module}")
+                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01), ("_GRACE_S", 0.1)):
+                    patch.setattr(of, name, seconds, raising=False)
+        ray = InProcessRay(encoder, patch)
+        made = ScorerConfig(**{"name": "s", "num_replicas": replicas, "deadline_s": 30, **config})
+        pool = ScorerPool(made, EmbeddingConfig(encoder="ngram"), on_failure)
+        try:
+            yield pool, ray
+        finally:
+            pool.close()
