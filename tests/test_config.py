@@ -213,6 +213,28 @@ def test_scorers_on_a_gpu_are_refused_without_one(
     assert prepared(f"dra.scorer.placement={placement}")[1].scorer.placement == placement
 
 
+@pytest.mark.parametrize("override", ["+dra.smii=graph_cut", "+dra.embedding.modell=x", "+dra.scorer.replicas=2"])
+def test_a_key_that_is_added_by_force_is_refused(foreign_folder: Path, override: str) -> None:
+    config = compose("dra_trainer", overrides=[GROUPS, override])
+    with pytest.raises(ConfigError, match=override.removeprefix("+").partition("=")[0]):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("dra.smii=graph_cut", "dra.smii"),
+        ("dra.embedding.modell=x", "dra.embedding.modell"),
+        ("dra.scorer.num_replicas=two", "dra.scorer.num_replicas"),
+        ("dra.enabled=perhaps", "dra.enabled"),
+        ("dra.embedding.model=null", "dra.embedding.model"),
+    ],
+)
+def test_hydra_refuses_unknown_keys_and_wrong_types(foreign_folder: Path, override: str, key: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=key):
+        compose("dra_trainer", overrides=[GROUPS, override])
+
+
 @pytest.mark.parametrize("variable", ["cpu", " CPU\n"])
 def test_a_run_without_a_gpu_needs_the_variable_and_the_override(
     prepared: Any, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -265,28 +287,6 @@ def test_all_keys_without_a_value_are_named(prepared: Any, unset: str) -> None:
 def test_a_manager_by_its_path_must_be_there_whatever_a_reward_function_registers(prepared: Any) -> None:
     with pytest.raises(ConfigError, match=r"dra\.base_reward_manager: 'pkg://no\.such:Manager' is neither"):
         prepared("dra.base_reward_manager=pkg://no.such:Manager", "reward.custom_reward_function.path=some/file.py")
-
-
-@pytest.mark.parametrize("override", ["+dra.smii=graph_cut", "+dra.embedding.modell=x", "+dra.scorer.replicas=2"])
-def test_a_key_that_is_added_by_force_is_refused(foreign_folder: Path, override: str) -> None:
-    config = compose("dra_trainer", overrides=[GROUPS, override])
-    with pytest.raises(ConfigError, match=override.removeprefix("+").partition("=")[0]):
-        prepare(config)
-
-
-@pytest.mark.parametrize(
-    ("override", "key"),
-    [
-        ("dra.smii=graph_cut", "dra.smii"),
-        ("dra.embedding.modell=x", "dra.embedding.modell"),
-        ("dra.scorer.num_replicas=two", "dra.scorer.num_replicas"),
-        ("dra.enabled=perhaps", "dra.enabled"),
-        ("dra.embedding.model=null", "dra.embedding.model"),
-    ],
-)
-def test_hydra_refuses_unknown_keys_and_wrong_types(foreign_folder: Path, override: str, key: str) -> None:
-    with pytest.raises(ConfigCompositionException, match=key):
-        compose("dra_trainer", overrides=[GROUPS, override])
 
 
 def test_every_estimator_of_verl_is_a_base_or_refused_with_a_reason(prepared: Any) -> None:
