@@ -180,12 +180,12 @@ def test_two_steps_stay_however_large_and_what_is_no_step_stays_too(tmp_path: Pa
 
 def test_a_folder_may_be_as_large_as_it_may_be(tmp_path: Path) -> None:
     lines = [json.dumps(group("x" * 3000, step)) + "\n" for step in (1, 2, 3)]
-    writing = recorder(tmp_path, max_bytes=sum(map(len, lines)))
-    for step in (1, 2, 3):
-        put(writing, step, [group("x" * 3000, step)])
-    put(writing, 3, [group("x" * 3001, 3)])
-    writing.close()
-    assert writing.counts() == {"recorded": 4, "unrecorded": 0, "thinned": 1}
+    for texts, thinned in ({1: 3000, 2: 3000, 3: 3000}, 0), ({3: 3001}, 1):
+        writing = recorder(tmp_path, max_bytes=sum(map(len, lines)))
+        for step, length in texts.items():
+            put(writing, step, [group("x" * length, step)])
+        writing.close()
+        assert writing.counts() == {"recorded": len(texts), "unrecorded": 0, "thinned": thinned}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jsonl", "3.jsonl"]
 
 

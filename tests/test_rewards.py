@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import resource
@@ -13,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -161,6 +163,11 @@ def test_equal_answers_have_one_canonical_form() -> None:
     assert check(None, "no answer").answer is None
 
 
+def test_a_check_has_the_same_limit_for_rewards_and_evaluations() -> None:
+    limits = [inspect.signature(function).parameters["timeout_s"].default for function in (check, compute_score)]
+    assert limits == [5.0, 5.0]
+
+
 def test_the_score_by_hand() -> None:
     text = "add\n</think>\n\\boxed{4}"
     assert len(text) == 22
@@ -257,6 +264,20 @@ def test_a_worker_that_dies_is_replaced() -> None:
     for pid in workers(os.getpid()):
         os.kill(pid, signal.SIGKILL)
     assert check("2", r"\boxed{2}").right
+
+
+def test_a_check_that_took_too_long_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check("2", r"\boxed{2}").right
+    started = []
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        started.append(arguments)
+        return start(*arguments, **keywords)
+
+    start = subprocess.Popen
+    monkeypatch.setattr(checker.subprocess, "Popen", counted)
+    assert check("2", TOWER, timeout_s=1.2).failed
+    assert not started
 
 
 def test_a_forked_process_has_workers_of_its_own() -> None:

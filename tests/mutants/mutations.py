@@ -78,9 +78,11 @@ def mutations(root: Path, files: list[str], seed: str) -> Iterator[Mutation]:
             rank = _rank(seed, file, source.splitlines()[start[0] - 1], start[1], name, len(places[start]))
             places[start].append((rank, name, occurrence))
         ranked += [(turn, *item, file) for place in places.values() for turn, item in enumerate(sorted(place))]
+    seen: set[str] = set()
     for _, _, name, occurrence, file in sorted(ranked):
         text = mutate_code(sources[file], plugins.get_operator(name)(), occurrence)
-        if text and _meaning(text) not in (None, _meaning(sources[file])):
+        if text and text not in seen and _meaning(text) not in (None, _meaning(sources[file])):
+            seen.add(text)
             yield _mutation(file, sources[file], text)
 
 

@@ -60,16 +60,17 @@ class Trials:
         child = os.fork()
         if not child:
             self._test(tests)
-        while time.monotonic() < start + limit_s:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            time.sleep(0.02)
-        # What the tests left behind ends with them.
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        if not done:
-            os.waitpid(child, 0)
+        done = 0
+        try:
+            while not done and time.monotonic() < start + limit_s:
+                time.sleep(0.02)
+                done, status = os.waitpid(child, os.WNOHANG)
+        finally:
+            # What the tests left behind ends with them.
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            if not done:
+                os.waitpid(child, 0)
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", self.said.read_text(errors="replace"), flags=re.M)
         code = os.waitstatus_to_exitcode(status) if done else None
         return Outcome(code, time.monotonic() - start, failed[0] if failed else "")
