@@ -16,7 +16,7 @@ from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
-from sympy import Basic, Eq, Expr, Float, GreaterThan, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
+from sympy import Basic, Eq, Expr, Float, GreaterThan, I, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
 from sympy.core.relational import Relational
 
 from verl_dra.rewards import notation, upstream
@@ -65,6 +65,8 @@ class Answer:
             return self.latex
         if value.has(Float) and len(self.latex.partition(".")[2]) > _RATIONAL_PLACES:
             return self.latex
+        if upstream.number(value) is None:  # too large to be written out
+            return self.latex
         value = nsimplify(value, rational=True) if value.has(Float) else value.doit()
         return str(value) if isinstance(value, Rational) else self.latex
 
@@ -101,7 +103,7 @@ def equal(gold: Answer, answer: Answer) -> bool:
     if gold.choice and answer.choice:
         return gold.choice == answer.choice
     if any(one.choice and one.latex == one.choice for one in (gold, answer)):
-        return _plain(gold) == _plain(answer)
+        return _plain(gold).lower() == _plain(answer).lower()
     if _plain(gold) == _plain(answer):
         return True
     if gold.words and answer.words and (gold.text or answer.text):
@@ -153,6 +155,8 @@ def _parse(latex: str) -> Any:
     if isinstance(value, And) and all(isinstance(part, (GreaterThan, StrictGreaterThan)) for part in value.args):
         # math-verify compares the parts of two chains in their order.
         return And(*(part.reversed for part in reversed(value._unsorted_args)))
+    if isinstance(value, Expr) and (units := [symbol for symbol in value.free_symbols if str(symbol) == "i"]):
+        return value.subs(units[0], I)  # math-verify reads i as a variable
     members = value.args if isinstance(value, FiniteSet) else ()
     if re.search(r"\bor\b", latex) and members and all(isinstance(member, Relational) for member in members):
         return _union(value)
