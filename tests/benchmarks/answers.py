@@ -36,10 +36,10 @@ def main() -> None:
     # The second time: what a reader learns of a grammar in its first seconds is not a check's.
     again = {name: [_judged(judge, row)[1] for row in rows] for name, judge in judges.items()}
     ordinary: dict[str, list[float]] = {name: [] for name in judges}
-    for i in range(ORDINARY):  # in turn, so that a noisy machine is noisy for all of them
-        row = {"gold": str(i), "text": rf"So the sum of {i} of them is \boxed{{{i + i % 2}}}."}
-        for name, judge in judges.items():
-            ordinary[name].append(_judged(judge, row)[1])
+    for i in range(ORDINARY * len(judges)):  # in turn, so that a noisy machine is noisy for all of them
+        name = [*judges][i % len(judges)]
+        row = {"gold": str(i), "text": rf"So the sum of {i} of them is \boxed{{{i + i // len(judges) % 2}}}."}
+        ordinary[name].append(_judged(judges[name], row)[1])
     show(
         f"Milliseconds of a check; ordinary ones are of {ORDINARY} whole numbers, each new",
         ["judge", "ordinary, median", "table, median", "table, slowest", "table, slowest at first"],

@@ -16,7 +16,20 @@ from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
-from sympy import Basic, Eq, Expr, Float, GreaterThan, I, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
+from sympy import (
+    Basic,
+    Eq,
+    Expr,
+    Float,
+    GreaterThan,
+    I,
+    Integer,
+    MatrixBase,
+    Rational,
+    StrictGreaterThan,
+    Union,
+    nsimplify,
+)
 from sympy.core.relational import Relational
 
 from verl_dra.rewards import notation, upstream
@@ -32,6 +45,7 @@ _CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*)|)", re.DOT
 _WORDS = re.compile(r"(?:\\text\{)?([A-Za-z][A-Za-z '-]+?)[\s.]*\}?")
 _LONGEST = 600
 """Characters of an answer that is read; longer ones equal what is the same letter for letter."""
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _RATIONAL_PLACES = 5
 """Decimals of a number that can be written as a fraction: one of more may be a rounded one, which equals others."""
 
@@ -142,6 +156,8 @@ def _plain(answer: Answer) -> str:
 
 
 def _parse(latex: str) -> Any:
+    if number := _NUMBER.fullmatch(latex):  # most answers are, and the grammar takes a millisecond
+        return Float(latex) if number[1] else Integer(latex)
     found: Sequence[Any] = parse(
         rf"\boxed{{{latex}}}",
         extraction_config=[_READING],
