@@ -39,6 +39,7 @@ from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import check_samples, judge, measure
 from verl_dra.rewards import CheckerError
+from verl_dra.rewards import check as real_check
 
 BOXED = r"so \boxed{%s}"
 
@@ -353,6 +354,25 @@ def test_problems_of_different_numbers_of_samples_weigh_the_same() -> None:
     assert (result["counts"]["fewest_samples"], result["counts"]["most_samples"]) == (2, 4)
     with pytest.raises(EvaluationError, match=r"k=3: problem 1 of aime24 has 2 samples; give --k of at most 2"):
         check_samples(samples, [1, 3])
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+def test_a_vote_is_for_a_value_however_it_is_written(by_source: bool) -> None:
+    # Of 8 samples 5 say a million, in two ways, and 3 say 7, in three.
+    million, seven = ["10^6"] * 3 + ["1000000"] * 2, ["7", "x=7", r"\frac{14}{2}"]
+    for gold, maj in (("10^6", 1), ("1{,}000{,}000", 1), ("7", 0), ("8", 0)):
+        samples = [
+            replace(
+                sample(0, i, BOXED % answer),
+                gold=gold,
+                right=(gold == "7" if i >= 5 else maj == 1) if by_source else None,
+            )
+            for i, answer in enumerate(million + seven)
+        ]
+        judged = judge(samples, real_check)
+        assert [one.right for one in judged] == [maj == 1] * 5 + [gold == "7"] * 3
+        assert len({one.answer for one in judged}) == 2
+        assert measure(judged, [8], None, 10)["mean"]["maj@8"] == maj
 
 
 def test_diversity_of_right_samples_leaves_the_wrong_ones_out() -> None:

@@ -157,7 +157,7 @@ def measure(
             "judged_by_source": sum(one.by_source for one in judged),
             "truncated": sum(one.sample.truncated for one in judged),
             "answer_unparsed": sum(one.answer is None for one in judged),
-            "gold_unparsed": sum(not one.gold_parsed for one in judged),
+            "gold_unparsed": sum(not (one.gold_parsed or one.right) for one in judged),
             "check_failed": sum(one.failed for one in judged),
         },
     }

@@ -16,7 +16,20 @@ from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
-from sympy import Basic, Eq, Expr, Float, GreaterThan, MatrixBase, Rational, StrictGreaterThan, Union, nsimplify
+from sympy import (
+    Basic,
+    Eq,
+    Expr,
+    Float,
+    GreaterThan,
+    I,
+    Integer,
+    MatrixBase,
+    Rational,
+    StrictGreaterThan,
+    Union,
+    nsimplify,
+)
 from sympy.core.relational import Relational
 
 from verl_dra.rewards import notation, upstream
@@ -32,6 +45,7 @@ _CHOICE = re.compile(r"\(([A-J])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*)|)", re.DOT
 _WORDS = re.compile(r"(?:\\text\{)?([A-Za-z][A-Za-z '-]+?)[\s.]*\}?")
 _LONGEST = 600
 """Characters of an answer that is read; longer ones equal what is the same letter for letter."""
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _RATIONAL_PLACES = 5
 """Decimals of a number that can be written as a fraction: one of more may be a rounded one, which equals others."""
 
@@ -64,6 +78,8 @@ class Answer:
         if self.percent or self.choice or self.text or not getattr(value, "is_number", False):
             return self.latex
         if value.has(Float) and len(self.latex.partition(".")[2]) > _RATIONAL_PLACES:
+            return self.latex
+        if upstream.number(value) is None:  # too large to be written out
             return self.latex
         value = nsimplify(value, rational=True) if value.has(Float) else value.doit()
         return str(value) if isinstance(value, Rational) else self.latex
@@ -101,7 +117,7 @@ def equal(gold: Answer, answer: Answer) -> bool:
     if gold.choice and answer.choice:
         return gold.choice == answer.choice
     if any(one.choice and one.latex == one.choice for one in (gold, answer)):
-        return _plain(gold) == _plain(answer)
+        return _plain(gold).lower() == _plain(answer).lower()
     if _plain(gold) == _plain(answer):
         return True
     if gold.words and answer.words and (gold.text or answer.text):
@@ -140,6 +156,8 @@ def _plain(answer: Answer) -> str:
 
 
 def _parse(latex: str) -> Any:
+    if number := _NUMBER.fullmatch(latex):  # most answers are, and the grammar takes a millisecond
+        return Float(latex) if number[1] else Integer(latex)
     found: Sequence[Any] = parse(
         rf"\boxed{{{latex}}}",
         extraction_config=[_READING],
@@ -153,6 +171,8 @@ def _parse(latex: str) -> Any:
     if isinstance(value, And) and all(isinstance(part, (GreaterThan, StrictGreaterThan)) for part in value.args):
         # math-verify compares the parts of two chains in their order.
         return And(*(part.reversed for part in reversed(value._unsorted_args)))
+    if isinstance(value, Expr) and (units := [symbol for symbol in value.free_symbols if str(symbol) == "i"]):
+        return value.subs(units[0], I)  # math-verify reads i as a variable
     members = value.args if isinstance(value, FiniteSet) else ()
     if re.search(r"\bor\b", latex) and members and all(isinstance(member, Relational) for member in members):
         return _union(value)

@@ -19,8 +19,9 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\[(.+?)\\\]|\
 _DELIMITERS = re.compile(r"(?<!\\)\$|(?<!\\)\\[()\[\]]")
 _MARK = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _TAGS = re.compile(r"<answer>((?:(?!<answer>).)*)</answer>", re.DOTALL)
-_SAID = re.compile(r"\banswer\b[^.\n$\\:]{0,40}?(?:\bis\b:?|:)[\s*]*(?:\bis\b:?\s*)?(?=\S)", re.IGNORECASE)
+_SAID = re.compile(r"\banswers?\b[^.\n$\\:]{0,40}?(?:\b(?:is|are)\b:?|:)[\s*]*(?:\bis\b:?\s*)?(?=\S)", re.IGNORECASE)
 _END_OF_SAYING = re.compile(r"\n|[.;!?](?:\s|$)|\*\*|,?\s(?:because|since|as|which|so|where)\s")
+_NO_WORDS = re.compile(r"(?:\\[a-zA-Z]+|[a-zA-Z](?![a-zA-Z])|[^a-zA-Z\n]){1,80}")
 _LONGEST_SAID = 80
 _LOOKED_AT = 4000
 """Characters from the end in which an answer without a box is looked for."""
@@ -32,7 +33,7 @@ def written_answer(text: str) -> str | None:
     What follows the last `</think>` counts. There it is the last box, with those that it is joined to by a comma, `and`
     or `or`; a box that the text's end cuts off is none, and nothing before it counts. Without a box it is what follows
     `####`, is between answer tags, or follows 'answer is' or 'Answer:'; then a formula of the last line; then a text of
-    one word as a whole. A number in passing is no answer.
+    one word or no words as a whole. A number in passing is no answer.
     """
     text = text[text.rfind(_THINKING_ENDS) + len(_THINKING_ENDS) :] if _THINKING_ENDS in text else text
     found = _boxed(text)
@@ -47,7 +48,7 @@ def written_answer(text: str) -> str | None:
     formulas = list(_FORMULA.finditer(text))
     if formulas and "\n" not in text[formulas[-1].end() :]:
         return _content_of(formulas[-1])
-    return _inner(text) if len(text.split()) == 1 else None
+    return _inner(text) if len(text.split()) == 1 or _NO_WORDS.fullmatch(text) else None
 
 
 def written_gold(gold: str) -> str:
@@ -124,9 +125,16 @@ def _content_of(formula: re.Match[str]) -> str:
 
 
 def _said(after: str) -> str | None:
-    """What is said to be the answer: a formula, or the words to the end of the sentence."""
-    if formula := _FORMULA.match(after):
-        return _content_of(formula)
+    """What is said to be the answer: formulas, or the words to the end of the sentence."""
+    formulas = []
+    start = 0
+    while formula := _FORMULA.match(after, start):
+        formulas.append(_content_of(formula))
+        between = _BETWEEN_BOXES.match(after, formula.end())
+        # What stands between two formulas includes the first sign of the second.
+        start = between.end() - len(between[0]) + len(between[0].rstrip("$\\([")) if between else len(after)
+    if formulas:
+        return ", ".join(formulas)
     end = _END_OF_SAYING.search(after)
     said = after[: end.start() if end else None].strip()
     return _inner(said) if len(said) <= _LONGEST_SAID else None
@@ -143,7 +151,7 @@ _UNICODE = str.maketrans(
         "\N{FULLWIDTH RIGHT PARENTHESIS}": ")", "“": "", "”": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
 )  # fmt: skip
-_TEXT = r"\\text\{(?!\s*[aApP]\.?[mM]\b)(?:[^{}]|\{[^{}]*\})*\}"
+_TEXT = r"(?:\\mu\s*)?\\text\{(?!\s*[aApP]\.?[mM]\b)(?:[^{}]|\{[^{}]*\})*\}"
 _UNIT = (
     r"(?:sq(?:uare|\.)?\s*|cubic\s*)?(?:[kcdmnµ]m|kg|mg|lbs?|oz|ft|in|yd|mi|ml|mL|k?Hz|kW|k?Pa|k?J|mol|min|hrs?|sec|mph"
     r"|k?eV|rad|deg|(?:centi|kilo|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|units?)(?![a-zA-Z])"
@@ -151,7 +159,7 @@ _UNIT = (
 _POWER_OF_UNIT = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _UNITS = re.compile(
     # After a number: text, a unit, and apart from it a word or the letter of a unit. Other bare letters are variables.
-    rf"(?<=[\w)}}\]|!])\s*(?:\\frac\{{{_TEXT}{_POWER_OF_UNIT}\}}\{{{_TEXT}{_POWER_OF_UNIT}\}}"
+    rf"(?<=[\w)}}\]|!%])\s*(?:\\frac\{{{_TEXT}{_POWER_OF_UNIT}\}}\{{{_TEXT}{_POWER_OF_UNIT}\}}"
     rf"|(?:{_TEXT}|(?<![a-zA-Z]){_UNIT}|(?<=\d\s)(?:[msghLNJWVK]|[a-zA-Z]{{3,}}(?:\s[a-zA-Z]{{3,}})?|\\Omega)(?![a-zA-Z]))"
     rf"{_POWER_OF_UNIT}(?:(?:\s|\\cdot(?![a-zA-Z])|/)+(?:{_TEXT}|[a-zA-Z]{{1,3}}(?![a-zA-Z])){_POWER_OF_UNIT})*)"
     r"(?=\s*(?:$|[,;]|\\\}|[)\]]))"
@@ -186,10 +194,12 @@ def _text(match: re.Match[str]) -> str:
     content = match[1].strip()
     if re.fullmatch(r",?\s*(?:and|or),?", content):
         return f" {content.strip(', ')} "
+    if choice := re.fullmatch(r"(?:[Oo]ption|[Cc]hoice)\s+([A-J])", content):
+        return choice[1]
     if re.fullmatch(r"[A-J](?:\s*(?:,|and|&)\s*[A-J])+", content):
         return re.sub(r"\s*(?:and|&)\s*", ", ", content)
     # Units and words stay text.
-    return content if re.match(r"[\d.\-\\$]|\(?[A-J]\)|[^a-zA-Z]*$", content) else rf"\text{{{content}}}"
+    return content if re.match(r"[\d.\-\\$]|\(?[A-J][).:]|[^a-zA-Z]*$", content) else rf"\text{{{content}}}"
 
 
 def _without_degrees(written: str) -> str:
@@ -211,9 +221,11 @@ _CHANGES: list[Callable[[str], str]] = [
     _replace(r"[¼-¾⅐-⅞]", _fraction),
     _replace(r"(?:√|(?<![\\a-zA-Z])sqrt|\\sqrt(?=\s*\())\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))", r"\\sqrt{\1\2}"),
     # Spaces and fonts.
+    _replace(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)\}|&(?==|\s*=)", ""),
+    _replace(r"\\(?:text)?color\s*\{\w+\}|\\(?:[lL]arge|LARGE|[hH]uge|small|bf|rm|it)(?![a-zA-Z])", ""),
     _replace(r"\\!|\\displaystyle|\\(?:left|right)(?=\s*[.])\s*\.", ""),
     _replace(r"(?<!\\)\\(?:[,;: \n]|q?quad(?![a-zA-Z]))|(?<!\\)~|\s+", " "),
-    _replace(r"\\(?:text|math)?(?:bf|it|bm|boldsymbol)(?:series)?\s*\{([^{}]*)\}", r"\1"),
+    _replace(r"\\(?:text|math)?(?:bf|it|bm|boldsymbol|underline)\s*\{([^{}]*)\}", r"\1"),
     _replace(r"\\(?:text(?:normal|rm|sf|tt|up)?|math(?:rm|sf|tt)|mbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", _text),
     lambda written: written.strip().strip("*").strip() if written.count("*") % 2 == 0 else written.strip(),
     # Signs that are no part of the value.
@@ -221,13 +233,16 @@ _CHANGES: list[Callable[[str], str]] = [
     _replace(r"\s*(?:\\?%|\\text\{percent(?:age)?\}|\bpercent(?:age)?\b)", r"\\%"),
     lambda written: re.sub(r"(\d+(?:\.\d+)?)\\%", r"\\frac{\1}{100}", written) if written.count("%") > 1 else written,
     _without_degrees,
+    _replace(r"^(?:\\text\{(?:about|around|approx\w*\.?|Rs\.?|USD|EUR|.*\bis:?)\}|(?:USD|EUR|Rs\.?)(?=\s*\d))\s*", ""),
     _replace(r"^(?:=|\\approx(?![a-z])|\\sim(?:eq)?(?![a-z])|[a-zA-Z]\s*\\in(?![a-z]))\s*", ""),
     _replace(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()", ""),
-    _replace(r"(?:[\s.,;:]|\\\\)+$", ""),
+    _replace(r"[\s.,;:\\]+$", ""),
+    lambda written: written if re.search(r"[(\[]", written) else re.sub(r"(?<=\d)\s*\\cup(?![a-z])", " or ", written),
     # Numbers.
     _replace(r"\{,\}", ","),
     _replace(r"(?<![\d.])\d{1,3}(?:,? +\d{3})+(?!\d|\s*/)", lambda m: m[0] if "," in m[0] else m[0].replace(" ", "")),
     _without_commas,
+    _replace(r"(?<![\d.])\d{1,3}(?:\.\d{3}){2,}(?![\d.])", lambda m: m[0].replace(".", "")),
     _replace(r"(?<![\w.}])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d+)(?!\w)", r"\1\\times 10^{\2}"),
     _replace(r"(?<![\d.}/^])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/])", r"\1\\frac{\2}{\3}"),
     _replace(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}", _repeating),

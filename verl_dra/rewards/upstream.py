@@ -33,7 +33,7 @@ def same_value(gold: Any, answer: Any) -> bool:
     """
     if not (isinstance(gold, Basic) and isinstance(answer, Basic)):
         return bool(verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True))
-    if (of_gold := _value(gold)) is not None and (of_answer := _value(answer)) is not None:
+    if (of_gold := number(gold)) is not None and (of_answer := number(answer)) is not None:
         return _same_number(gold, answer, of_gold, of_answer)
     return not _differ_somewhere(gold, answer) and bool(
         verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True)
@@ -57,7 +57,7 @@ def _same_number(gold: Basic, answer: Basic, of_gold: float, of_answer: float) -
     return bool(verify(gold, answer, timeout_seconds=None))
 
 
-def _value(expression: Basic) -> float | None:
+def number(expression: Basic) -> float | None:
     """The value of a real number that a float can hold; None of all else."""
     if isinstance(expression, Rational) or getattr(expression, "is_number", False):
         try:
