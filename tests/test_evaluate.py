@@ -190,6 +190,34 @@ def test_choices_are_in_an_order_of_their_own_and_ask_for_a_letter(tmp_path: Pat
         load("gpqa_diamond", path)
 
 
+def test_a_file_of_ones_own_is_sampled_by_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, asked = tmp_path / "mine.csv", []
+    path.write_text('q,a,s\np,7,"so $\\boxed{8}$"\n')
+
+    class StopHereError(ValueError):
+        pass
+
+    def stop(problems: Any, *_: Any) -> None:
+        asked.append(problems)
+        raise StopHereError
+
+    monkeypatch.setattr(command, "generate", stop)
+    words = [
+        "evaluate",
+        "--model",
+        str(tmp_path),
+        "--data",
+        str(path),
+        "--encoder",
+        "none",
+        "--out",
+        f"{tmp_path}/o.json",
+    ]
+    for column in (("--answer-column", "a"), ("--solution-column", "s")):
+        assert main([*words, "--benchmark", "mine", "--problem-column", "q", *column]) == 1
+    assert asked == [{"mine": [Problem(0, "p", "7")]}, {"mine": [Problem(0, "p", "8")]}]
+
+
 def test_a_worked_solution_without_one_answer_is_refused_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     solutions = (r"$\boxed{1}$, no: $\boxed{\frac{1}{2}}$", r"The answer is \boxed here.", "It is 5.")

@@ -67,6 +67,17 @@ def test_a_line_that_can_t_be_read_keeps_its_number_and_the_others_are_read(tmp_
     assert [content.torn for content in bad.values()] == [0, 0, 0, 6]
 
 
+def test_a_row_of_csv_with_too_many_cells_or_too_few_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text("a,b\n1,2\n3\n4,5,6\n")
+    (_, first), *others = rows(path)
+    assert first == {"a": "1", "b": "2"}
+    assert [(number, getattr(content, "reason", "")) for number, content in others] == [
+        (2, "wrong type"),
+        (3, "wrong type"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

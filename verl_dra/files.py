@@ -123,10 +123,14 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, An
         raise UnreadableFileError(str(error)) from error
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
+def _csv(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        yield from csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
+            if None in row or None in row.values():
+                yield Unreadable("wrong type", "the row has more or fewer cells than the first")
+            else:
+                yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise UnreadableFileError(str(error)) from error
 
