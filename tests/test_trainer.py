@@ -150,7 +150,7 @@ def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -
 
 
 def expected(batch: Batch, weight: str, smi: str, lost: str) -> np.ndarray:
-    """[real rows] advantages by the papers' formulas, over Dr.GRPO: dividing by a deviation would hide a scale."""
+    """[real rows] advantages by the papers' formulas; over a standard deviation, a group's scale would go unseen."""
     keys = [key for key in batch.keys if not key.startswith("pad")]
     group = np.array([key[0] for key in keys])
     rows = [batch.keys.index(key) for key in keys]

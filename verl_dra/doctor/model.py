@@ -180,7 +180,7 @@ def _has_template(place: Path) -> bool:
 def _is_written_as_path(path: str) -> bool:
     """Whether it can be no name on the hub."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(path)
