@@ -33,7 +33,7 @@ SUBJECTS = {
     "estimator": Subject(("estimator.py",), ("estimator",)),
     "rows": Subject(("rows.py",), ("rows", "estimator")),
     "metrics": Subject(("metrics.py",), ("recording",)),
-    "scorer": Subject(("scorer",), ("scores", "scorer", "client")),
+    "scorer": Subject(("scorer",), ("scores", "scorer", "client", "config", _DEFAULTS)),
     "rewards": Subject(("rewards",), ("rewards",)),
     "record": Subject(("record", "recording.py"), ("record", "recording", _DEFAULTS)),
     "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
