@@ -105,7 +105,7 @@ def test_the_papers_numbers_are_in_their_places(tmp_path: Path, run: str) -> Non
     assert (fsdp["strategy"], fsdp["reshard_after_forward"]) == ("fsdp2", False)  # ZeRO-2
     reward = config["reward"]["custom_reward_function"]
     assert reward["path"] == "pkg://verl_dra.rewards"
-    assert reward["reward_kwargs"] == {"format_weight": 1.0, "cosine_weight": 2.0, "max_len": 1000}
+    assert reward["reward_kwargs"] == {"format_weight": 1.0, "cosine_weight": 2.0, "max_len": 1000, "judge": "paper"}
     assert (config["trainer"]["total_epochs"], config["trainer"]["total_training_steps"]) == (1, 500)
     seed, save, norm, mode = (
         (42, 25, False, "seq-mean-token-sum-norm")

@@ -43,8 +43,8 @@ def written_answer(text: str) -> str | None:
     for pattern in (_MARK, _TAGS):
         if marked := pattern.findall(text):
             return _inner(marked[-1])
-    if said := list(_SAID.finditer(text)):
-        return _said(text[said[-1].end() :])
+    if (sayings := list(_SAID.finditer(text))) and (said := _said(text[sayings[-1].end() :])):
+        return said
     formulas = list(_FORMULA.finditer(text))
     if formulas and "\n" not in text[formulas[-1].end() :]:
         return _content_of(formulas[-1])
@@ -104,8 +104,6 @@ def _content(text: str, start: int) -> tuple[str | None, int]:
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return text[start + 1 : brace.start()], brace.end()
-        if "\n\n" in brace[0]:
-            break
     # A brace was forgotten where the formula or line ends in spite of it.
     ending = re.compile(r"\$|\n|\\\)|\\\]").search(text, start)
     if ending is None:
