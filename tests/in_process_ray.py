@@ -125,6 +125,7 @@ class InProcessRay:
         self.faults: dict[str, deque[str]] = defaultdict(deque)
         """What befalls the next requests for vectors, by the actor's name: `raises`, `is away`, `restarts`, `dies`."""
         self.made: list[InProcessActor] = []
+        self.config = ScorerConfig()
         node = {"NodeID": "0" * 56, "Alive": True, "Resources": {"CPU": 4.0}}
         for name, stand_in in (
             *(("get", lambda reply: reply.result()), ("wait", _wait), ("kill", _kill), ("nodes", lambda: [node])),
@@ -168,11 +169,11 @@ def pool_of(
         for module in ("pool", "asking"):
             with suppress(ImportError):
                 of = importlib.import_module(f"verl_dra.scorer.{module}")
-                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01), ("_GRACE_S", 0.1)):
+                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01)):
                     patch.setattr(of, name, seconds, raising=False)
         ray = InProcessRay(encoder, patch)
-        made = ScorerConfig(**{"name": "s", "num_replicas": replicas, "deadline_s": 30, **config})
-        pool = ScorerPool(made, EmbeddingConfig(encoder="ngram"), on_failure)
+        ray.config = ScorerConfig(**{"name": "s", "num_replicas": replicas, "deadline_s": 30, **config})
+        pool = ScorerPool(ray.config, EmbeddingConfig(encoder="ngram"), on_failure)
         try:
             yield pool, ray
         finally:

@@ -23,11 +23,13 @@ def test_a_step_that_was_trained_again_counts_as_it_was_last_in_however_many_par
     metrics = tmp_path / "metrics.jsonl"
     for part in range(12):
         _set_aside(metrics)
-        metrics.write_bytes(line(7, reward=part) + line(part, **{f"only/{part}": 1.0}))
+        again = line(8, other=part) if part < 11 else b""
+        metrics.write_bytes(line(7, reward=part) + again + line(part, **{f"only/{part}": 1.0}))
         history = read_history(tmp_path)
         assert history.values["reward"] == {7: part}
         assert history.last_step == part
-        assert len(history.values) == part + 2
+        assert len(history.values) == part + 3
+    assert history.values["other"] == {8: 10}
     assert {path.name for path in tmp_path.iterdir()} == {
         "metrics.jsonl",
         *(f"metrics.{n}.jsonl" for n in range(1, 12)),

@@ -518,6 +518,15 @@ def test_whatever_stands_in_records_and_dumps_is_shown_or_counted(groups: list[b
     text.render(runs, shown)
 
 
+def test_rewards_that_no_float_can_add_up_have_no_advantages(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    rows = [{"input": "Why?", "output": str(score), "gts": "4", "score": score} for score in (1e308, 1e308, -1e308)]
+    (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (group,) = report(tmp_path, run).groups("run", "validation", 0)
+    assert sorted(completion[1] for completion in group["completions"]) == [-1e308, 1e308, 1e308]
+    assert [completion[6] for completion in group["completions"]] == [None] * 3
+
+
 @pytest.fixture
 def quickly_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """plotly's megabytes are compressed once, in the tests of whole pages."""
