@@ -402,6 +402,7 @@ def test_what_is_unscored_has_the_mean_of_the_scored_in_their_dtype() -> None:
     assert filled.tolist() == [0.25, 0.75, 0.5]
 
 
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_each_row_is_in_one_rectangle_and_padding_is_never_more(sizes: list[int], seed: int) -> None:
     ids = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
