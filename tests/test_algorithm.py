@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import verl_dra
 from verl_dra import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi, log_det_smi
 from verl_dra.algorithm import fill_unscored, group_diversity
+from verl_dra.algorithm.groups import Groups
 
 SMI = {
     "graph_cut": (graph_cut_smi, oracles.graph_cut_smi),
@@ -405,3 +406,15 @@ def test_what_is_unscored_has_the_mean_of_the_scored_in_their_dtype() -> None:
     filled = fill_unscored(weights, torch.tensor([True, True, False]))
     assert filled.dtype == torch.float16
     assert filled.tolist() == [0.25, 0.75, 0.5]
+
+
+@settings(max_examples=40)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_each_row_is_in_one_rectangle_and_padding_is_never_more(sizes: list[int], seed: int) -> None:
+    ids = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    group = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
+    rectangles = list(Groups.of(group).padded())
+    assert torch.cat([rows[real] for _, rows, real in rectangles]).sort().values.tolist() == list(range(len(group)))
+    for groups, rows, real in rectangles:
+        assert all(set(group[of[there]].tolist()) == {int(g)} for g, of, there in zip(groups, rows, real, strict=True))
+        assert 2 * real.sum() >= real.numel()
