@@ -310,7 +310,9 @@ def test_prompts_that_the_papers_reward_reads_no_answer_from_are_told(
     name: str, configured: Alter, folder: Path, tmp_path: Path
 ) -> None:
     config = configured(
-        f"data.train_files={folder}/{name}", "reward.custom_reward_function.path=pkg://verl_dra.rewards"
+        f"data.train_files={folder}/{name}",
+        "reward.custom_reward_function.path=pkg://verl_dra.rewards",
+        "reward.custom_reward_function.reward_kwargs.judge=paper",
     )
     for asked, warned in (("say it", True), ("put it into \\\\boxed{}", False)):
         rows = pd.read_parquet(folder / "val.parquet")

@@ -130,12 +130,17 @@ def _examine(key: str, path: str, config: DictConfig, elsewhere: bool) -> _Heade
 
 def _answers(key: str, path: str, header: _Header, config: DictConfig) -> Iterator[Check]:
     """Whether a prompt asks for an answer that the paper's reward finds; all others would be wrong to it."""
-    if select(config, "reward.custom_reward_function.path") != _READS_BOXES:
+    function = "reward.custom_reward_function"
+    if (
+        select(config, f"{function}.path") != _READS_BOXES
+        or select(config, f"{function}.reward_kwargs.judge") != "paper"
+    ):
         return
     if header.first is not None and "boxed" not in header.first:
         yield warn(
             key,
-            f"{path}: the first prompt does not ask for a \\boxed answer, and {_READS_BOXES} reads LaTeX alone",
+            f"{path}: the first prompt does not ask for a \\boxed answer, and {_READS_BOXES} with judge=paper reads "
+            "LaTeX alone",
             "make the file with verl-dra prepare-data --system-prompt paper, or use a reward that fits the prompts",
         )
 

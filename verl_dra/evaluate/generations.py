@@ -11,6 +11,7 @@ from typing import Any
 
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.files import Unreadable, UnreadableFileError, lines
+from verl_dra.rewards import gold_text
 
 _VERL_COLUMNS = {"input", "output"}
 _JUDGED_SCORES = ({0, 1}, {-1, 1})
@@ -195,7 +196,7 @@ def _from_verl(path: Path, rows: list[tuple[int, dict[str, Any]]], recheck: bool
         for column in ("input", "output"):
             if not isinstance(row[column], str):
                 raise EvaluationError(f"{where}: {column} must be a text, not {type(row[column]).__name__}")
-        gold = _gold(row.get("gts"))
+        gold = gold_text(row.get("gts")) or ""
         problem = problems.setdefault((row["input"], gold), len(problems))
         seen[problem] = seen.get(problem, -1) + 1
         right = None
@@ -207,15 +208,6 @@ def _from_verl(path: Path, rows: list[tuple[int, dict[str, Any]]], recheck: bool
             right = said == 1
         samples.append(Sample(path.stem, problem, seen[problem], row["input"], gold, row["output"], right=right))
     return samples
-
-
-def _gold(value: Any) -> str:
-    """Rewards are given whatever the data set has: a text, a number, or a list of one."""
-    if isinstance(value, list) and len(value) == 1:
-        return _gold(value[0])
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> Sample:
