@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import threading
 import time
 from collections import defaultdict, deque
@@ -43,8 +42,6 @@ class InProcessActor:
         self.asked = 0
         self._owner = owner
         self._replies: list[Reply] = []
-        self._ended = Reply()
-        self.live = SimpleNamespace(remote=lambda: self._ended)
         self.ready = SimpleNamespace(remote=lambda: self._call(self._load))
         self.encoder = SimpleNamespace(remote=lambda: self._call(lambda: "an encoder in this process"))
         self.collect = SimpleNamespace(remote=self._collect)
@@ -62,9 +59,8 @@ class InProcessActor:
         self._fail(ActorUnavailableError("its process ended", None) if restart else ActorDiedError())
         if restart:
             self.start()
-        elif self.state != STATE.DEAD:
+        else:
             self.state = STATE.DEAD
-            self._ended.set_exception(ActorDiedError())
 
     def _get_local_state(self) -> int:
         return self.state
@@ -126,13 +122,18 @@ class InProcessRay:
         """What befalls the next requests for vectors, by the actor's name: `raises`, `is away`, `restarts`, `dies`."""
         self.made: list[InProcessActor] = []
         self.config = ScorerConfig()
-        node = {"NodeID": "0" * 56, "Alive": True, "Resources": {"CPU": 4.0}}
         for name, stand_in in (
-            *(("get", lambda reply: reply.result()), ("wait", _wait), ("kill", _kill), ("nodes", lambda: [node])),
+            *(("get", lambda reply: reply.result()), ("wait", _wait), ("kill", _kill)),
             *(("cluster_resources", lambda: {"CPU": 4.0}), ("available_resources", lambda: {"CPU": 1.0})),
         ):
             patch.setattr(ray, name, stand_in)
-        patch.setattr("verl_dra.scorer.pool.remote_scorer", lambda: SimpleNamespace(options=self._options))
+        for name, stand_in in (
+            ("remote_scorer", lambda: SimpleNamespace(options=self._options)),
+            ("actor_options", lambda config, *_: [{"num_cpus": 1, "num_gpus": 0}] * config.num_replicas),
+            ("announce", lambda *_: None),
+            ("withdraw", lambda *_: None),
+        ):
+            patch.setattr(f"verl_dra.scorer.pool.{name}", stand_in)
 
     def _options(self, name: str, **_: Any) -> Any:
         return SimpleNamespace(remote=lambda embedding, config, recreated: self._make(name, recreated))
@@ -166,13 +167,12 @@ def pool_of(
 ) -> Iterator[tuple[ScorerPool, InProcessRay]]:
     """A pool of such actors, whose pauses are short."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("pool", "asking"):
-            with suppress(ImportError):
-                of = importlib.import_module(f"verl_dra.scorer.{module}")
-                for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01)):
-                    patch.setattr(of, name, seconds, raising=False)
+        for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01)):
+            patch.setattr(f"verl_dra.scorer.asking.{name}", seconds)
         ray = InProcessRay(encoder, patch)
-        ray.config = ScorerConfig(**{"name": "s", "num_replicas": replicas, "deadline_s": 30, **config})
+        ray.config = ScorerConfig(
+            **{"name": "s", "placement": "cpu", "num_replicas": replicas, "deadline_s": 30, **config}
+        )
         pool = ScorerPool(ray.config, EmbeddingConfig(encoder="ngram"), on_failure)
         try:
             yield pool, ray

@@ -13,8 +13,8 @@ import torch
 from verl_dra.estimator import Step
 from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.rows import Rows
+from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
-from verl_dra.scorer.pool import StepVectors
 from verl_dra.scorer.scores import StepScores
 
 # Uid, raw reward, adjusted reward, advantage, SMI, weight, whether it has a near-equal sibling: groups that teach
@@ -66,7 +66,9 @@ def made(
         index=torch.arange(len(sessions)),
     )
     values = {**CAME, **came}
-    vectors = StepVectors(np.eye(len(keys)), np.arange(len(keys)), **values, replaced=2, events=EVENTS)
+    vectors = StepVectors(
+        np.eye(len(keys)), np.arange(len(keys)), **values, replaced=2, backlog_bytes=4096, events=EVENTS
+    )
     return step, scores, vectors
 
 
@@ -104,6 +106,7 @@ def expected(without_scores: str, adjusted_all: bool, sessions: Any, came: StepV
         "truncated_tokens_frac": 60 / 400 if came.tokens else 0.0,
         "unknown_tokens_frac": 30 / 400 if came.tokens else 0.0,
         "cached_frac": came.cached / len(sessions),
+        "scorers/backlog_bytes": 4096,
     }
     return {f"dra/{name}": value for name, value in found.items()}
 

@@ -17,8 +17,9 @@ from in_process_ray import STATE, InProcessRay, pool_of
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer.asking import Asking, NoScoresError, take
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.pool import NoScoresError, ScorerPool, replica_of
+from verl_dra.scorer.pool import ScorerPool, replica_of
 from verl_dra.scorer.scores import step_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,10 +44,8 @@ def step_vectors(pool: ScorerPool, texts: Texts, only_shown: bool = False) -> tu
         return {session: texts[session] for session in sessions}
 
     if only_shown:
-        return pool.take(list(texts)), fetched
-    pending = pool.request(list(texts))
-    pool.advance(pending, fetch)
-    return pool.wait(pending, fetch), fetched
+        return take(pool, list(texts)), fetched
+    return Asking(pool, list(texts), fetch).result(), fetched
 
 
 def submit(pool: ScorerPool, texts: Texts) -> None:

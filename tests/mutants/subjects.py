@@ -33,7 +33,9 @@ SUBJECTS = {
     "estimator": Subject(("estimator.py",), ("estimator",)),
     "rows": Subject(("rows.py",), ("rows", "estimator")),
     "metrics": Subject(("metrics.py",), ("metrics", "recording")),
-    "scorer": Subject(("scorer",), ("scores", "scorer", "asking", "scorer_pool", "client", "placement", "config", _DEFAULTS)),
+    "scorer": Subject(
+        ("scorer",), ("scores", "scorer", "asking", "scorer_pool", "client", "placement", "config", _DEFAULTS)
+    ),
     "rewards": Subject(("rewards",), ("rewards", "answers")),
     "record": Subject(("record", "recording.py"), ("record", "recording", _DEFAULTS)),
     "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
