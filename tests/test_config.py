@@ -79,7 +79,6 @@ def test_defaults_train_the_papers_variant(prepared: Any) -> None:
     [
         ([], None),
         (["enable=True"], "enable_resource_pool=False"),
-        (["enable=True", "enable_resource_pool=True"], "without reward.custom_reward_function"),
         (["enable=True", "enable_resource_pool=True", "custom"], None),
     ],
 )
@@ -206,6 +205,10 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         (
             ["dra.embedding.device=cuda", "trainer.device=npu"],
             "dra.scorer.placement=cpu, which trainer.device=npu makes of auto, gives the scorers no GPU",
+        ),
+        (
+            [f"reward.reward_model.{key}" for key in ("enable=True", "enable_resource_pool=True", "rollout.name=vllm")],
+            "enable_resource_pool=True needs a reward.custom_reward_function that asks the model",
         ),
         (["trainer.device=cpu"], r"both the environment variable VERL_PLATFORM=cpu and .*\+platform=cpu"),
     ],

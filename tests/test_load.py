@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from verl_dra.config import DRAConfig
 from verl_dra.load import Load
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
+from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.trainer import with_dra
 
 KEEPS_UP = Load(tokens=60_000, tokens_per_s=20_000, busy_s=3, scorers=2, step_s=30, wait_s=0.4)
@@ -20,7 +22,7 @@ BEHIND = Load(tokens=600_000, tokens_per_s=20_000, busy_s=58, scorers=2, step_s=
 def test_scorers_that_keep_up() -> None:
     assert not KEEPS_UP.behind
     assert KEEPS_UP.metrics() == {"dra/scorers/tokens_per_s": 20_000, "dra/scorers/busy_frac": pytest.approx(0.05)}
-    assert KEEPS_UP.line() == (
+    assert KEEPS_UP.line("cpu") == (
         "scorers embed 20,000 tokens/s, the rollout made 2,000 tokens/s for them, and the step waited 0.4 of its 30.0 s"
         " for scores"
     )
@@ -29,7 +31,8 @@ def test_scorers_that_keep_up() -> None:
 def test_scorers_that_are_behind_are_said_to_be_with_what_to_set() -> None:
     assert BEHIND.behind
     assert BEHIND.metrics()["dra/scorers/busy_frac"] == pytest.approx(58 / 60)
-    assert "waited 12.0 of its 30.0 s for scores: set dra.scorer.num_replicas" in BEHIND.line()
+    assert "waited 12.0 of its 30.0 s for scores: set dra.scorer.num_replicas" in BEHIND.line("cpu")
+    assert "dra.scorer.placement=dedicated" in BEHIND.line("colocated")
 
 
 def test_a_short_wait_of_a_short_step_is_nothing_to_mend() -> None:
@@ -43,6 +46,7 @@ def test_a_run_says_it_at_first_and_when_it_changes(capfd: pytest.CaptureFixture
 
     trainer: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
     trainer._scorers, trainer._behind = [None], None
+    trainer._dra = DRAConfig(scorer=ScorerConfig(placement="cpu"))
     came = StepVectors(np.zeros((0, 0)), np.zeros(0), busy_s=1, tokens_per_s=500, events=Events(tokens=500))
     for wait_s in (0.0, 0.1, 50.0, 50.0, 0.0):
         trainer._last_at = time.monotonic() - 100

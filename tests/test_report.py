@@ -485,6 +485,7 @@ def spoiled(row: dict[str, Any], place: tuple[Any, ...], value: Any) -> bytes:
 TORN = st.binary(max_size=20).map(lambda torn: torn.replace(b"\n", b"?").replace(b"\r", b"?")) | st.sampled_from(
     [b"[" * 9000, b'{"a', b"\0"]
 )
+TORN = TORN.filter(lambda line: not line.startswith((b"\xff\xfe", b"\xfe\xff")))  # a file of UTF-16 is none of lines
 LINES = {
     kind: st.lists(
         st.builds(spoiled, row, PLACES, JUNK) | JUNK.map(lambda v: json.dumps(v).encode()) | TORN, max_size=4
@@ -509,13 +510,21 @@ def test_whatever_stands_in_records_and_dumps_is_shown_or_counted(groups: list[b
     training, validation = (
         next(part.steps[1] for part in shown if part.kind == kind) for kind in ("training", "validation")
     )
-    seen = [line for line in groups if line]
-    assert len(training.groups) + training.unreadable == len(seen) + 1
+    assert len(training.groups) + training.unreadable == sum(bool(line.strip()) for line in groups) + 1
     assert GROUP["prompt"] in [group.prompt for group in training.groups]
     completions = sum(len(group.completions) for group in validation.groups)
-    assert completions + validation.unreadable == len([line for line in samples if line]) + 2
+    assert completions + validation.unreadable == sum(bool(line.strip()) for line in samples) + 2
     page.render(runs, shown, 10**9)
     text.render(runs, shown)
+
+
+def test_a_dump_in_utf_16_is_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=0)
+    dump = run / "validation" / "0.jsonl"
+    dump.write_text(dump.read_text(), encoding="utf-16")
+    shown = contents(read_runs([str(run)]), 99, embedding(NgramEncoder()))
+    assert {step: of_step.unreadable for part in shown for step, of_step in part.steps.items()} == {0: 1}
+    text.render(read_runs([str(run)]), shown)
 
 
 def test_rewards_that_no_float_can_add_up_have_no_advantages(tmp_path: Path) -> None:

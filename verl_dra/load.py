@@ -7,6 +7,11 @@ from dataclasses import dataclass
 # What a step may wait for scores without its scorers being too slow: seconds, and a share of the step.
 _SHORT_S = 1.0
 _SMALL_SHARE = 0.05
+_FASTER = {
+    "cpu": "set dra.scorer.num_replicas or dra.scorer.num_cpus higher, or dra.scorer.placement to a GPU's",
+    "colocated": "set dra.scorer.placement=dedicated, on other GPUs, or embed less (dra.embedding.max_windows)",
+    "dedicated": "set dra.scorer.num_replicas higher, or embed less (dra.embedding.max_windows)",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Load:
             "dra/scorers/busy_frac": self.busy_s / max(self.scorers * self.step_s, 1e-9),
         }
 
-    def line(self) -> str:
-        """What a user reads, with what to set where they are too slow."""
+    def line(self, placement: str) -> str:
+        """What a user reads, with what to set where they are too slow, by where they are (`dra.scorer.placement`)."""
         made = self.tokens / max(self.step_s, 1e-9)
         seen = (
             f"scorers embed {self.tokens_per_s:,.0f} tokens/s, the rollout made {made:,.0f} tokens/s for them, and the "
@@ -46,4 +51,4 @@ class Load:
         )
         if not self.behind:
             return seen
-        return f"{seen}: set dra.scorer.num_replicas or dra.scorer.num_cpus higher, or dra.scorer.placement to a GPU's"
+        return f"{seen}: {_FASTER[placement]}"

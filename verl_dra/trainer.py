@@ -171,7 +171,7 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
             load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
             if load.behind != self._behind:
                 self._behind = load.behind
-                say(load.line())
+                say(load.line(self._dra.scorer.placement))
             return load
 
         def _warn_of_unknown(self, came: StepVectors) -> None:

@@ -193,6 +193,14 @@ def _check_rewards(config: DictConfig) -> None:
             f"reward.custom_reward_function.path={_REWARDS} needs math-verify, which is not installed; "
             "pip install 'verl_dra[math]' on every node"
         )
+    model = config.reward.reward_model
+    if model.enable and model.enable_resource_pool and config.reward.custom_reward_function.path is None:
+        # reward_loop.py, compute_score_disrm, and agent_loop.py, which asks it for reward_extra_info.
+        raise ValueError(
+            "reward.reward_model.enable_resource_pool=True needs a reward.custom_reward_function that asks the model: "
+            "without one veRL 0.9.1 ends at the first completion with KeyError: 'reward_extra_info'; set one, or "
+            "enable_resource_pool=False"
+        )
 
 
 def _check_reward_manager(config: DictConfig, name: str) -> None:

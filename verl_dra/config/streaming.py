@@ -11,10 +11,6 @@ def why_not_streamed(config: DictConfig) -> str | None:
     None where it does. Agent loops that set their own score can't be seen here.
     """
     reward = config.reward
-    if not reward.reward_model.enable:
-        return None
-    if not reward.reward_model.enable_resource_pool:
+    if reward.reward_model.enable and not reward.reward_model.enable_resource_pool:
         return "reward.reward_model.enable_resource_pool=False: the reward model scores when all is generated"
-    if reward.custom_reward_function.path is None:
-        return "reward.reward_model.enable=True without reward.custom_reward_function: no reward manager is asked"
     return None

@@ -91,6 +91,7 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         )
     if lines := unreadable(shown):
         notes.append(f"{lines} lines of records could not be read and are left out.")
+    shown = [part for part in shown if any(step.groups for step in part.steps.values())]
     if lines := sum(run.history.unreadable for run in runs):
         notes.append(f"{lines} lines of metrics could not be read and are left out.")
     if options.text:

@@ -36,7 +36,11 @@ def contents(runs: Sequence[Run], most: int, embed: Embed | None) -> list[Shown]
         measured = {step: list(_paths(of_step)) for step, of_step in validation.steps.items()}
         if any(measured.values()):
             run.history.values[EFFECTIVE_PATHS] = {step: mean(paths) for step, paths in measured.items() if paths}
-        shown += [part for part in (validation, training) if any(step.groups for step in part.steps.values())]
+        shown += [
+            part
+            for part in (validation, training)
+            if any(step.groups or step.unreadable for step in part.steps.values())
+        ]
     return shown
 
 

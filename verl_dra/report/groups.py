@@ -19,7 +19,7 @@ from torch import Tensor
 
 from verl_dra.algorithm import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi
 from verl_dra.embedding import Encoder, encode_all
-from verl_dra.files import Unreadable, lines
+from verl_dra.files import Unreadable, UnreadableFileError, lines
 from verl_dra.record import shortened
 
 CLUSTER_COSINE = 0.9
@@ -218,14 +218,18 @@ def _known(value: Any) -> float | None:
 
 
 def _lines(path: Path, read: Callable[[dict[str, Any]], Read]) -> tuple[list[Read], int]:
-    """What `read` makes of a file's lines, each a JSON object, and the number of those that it can't read."""
+    """What `read` makes of a file's lines, each a JSON object, and the number of those that it can't read; a file that
+    can't be read as a whole counts as one."""
     found: list[Read] = []
     unreadable = 0
-    for _, line in lines(path):
-        try:
-            if isinstance(line, Unreadable):
-                raise ValueError(line)
-            found.append(read(line))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            unreadable += 1
+    try:
+        for _, line in lines(path):
+            try:
+                if isinstance(line, Unreadable):
+                    raise ValueError(line)
+                found.append(read(line))
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                unreadable += 1
+    except UnreadableFileError:
+        unreadable += 1
     return found, unreadable
