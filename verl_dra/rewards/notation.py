@@ -149,6 +149,7 @@ _UNICODE = str.maketrans(
         "\N{FULLWIDTH RIGHT PARENTHESIS}": ")", "“": "", "”": "", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
 )  # fmt: skip
+_LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _TEXT = r"(?:\\mu\s*)?\\text\{(?!\s*[aApP]\.?[mM]\b)(?:[^{}]|\{[^{}]*\})*\}"
 _UNIT = (
     r"(?:sq(?:uare|\.)?\s*|cubic\s*)?(?:[kcdmnµ]m|kg|mg|lbs?|oz|ft|in|yd|mi|ml|mL|k?Hz|kW|k?Pa|k?J|mol|min|hrs?|sec|mph"
@@ -173,6 +174,14 @@ def _replace(pattern: str, by: str | Callable[[re.Match[str]], str]) -> Callable
 
 def _superscript(match: re.Match[str]) -> str:
     return "^{" + unicodedata.normalize("NFKC", match[0]).translate(_UNICODE) + "}"
+
+
+def _large(match: re.Match[str]) -> str:
+    """The word of a large number as its power of ten, and the word of what is counted as text."""
+    power = rf"\times 10^{{{_LARGE[match[1]]}}}"
+    if "{" in match[0]:
+        return rf"{power}\text{{{match[2] or ''}"
+    return rf"{power}\text{{{match[2]}}}" if match[2] else f"{power} "
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -237,6 +246,7 @@ _CHANGES: list[Callable[[str], str]] = [
     _replace(r"[\s.,;:\\]+$", ""),
     lambda written: written if re.search(r"[(\[]", written) else re.sub(r"(?<=\d)\s*\\cup(?![a-z])", " or ", written),
     # Numbers.
+    _replace(r"(?<=\d)\s*(?:\\text\{\s*)?(thousand|million|billion|trillion)(?![a-zA-Z])\s*([a-zA-Z]{3,})?", _large),
     _replace(r"\{,\}", ","),
     _replace(r"(?<![\d.])\d{1,3}(?:,? +\d{3})+(?!\d|\s*/)", lambda m: m[0] if "," in m[0] else m[0].replace(" ", "")),
     _without_commas,
