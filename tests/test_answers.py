@@ -26,12 +26,14 @@ GOLDS: list[dict[str, str]] = [
 ]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 DOLLAR = "\\$"
+PATIENT_S = 60
+"""Of a check here: on a busy machine one of milliseconds may stand still for seconds."""
 
 
 @pytest.mark.parametrize("kind", sorted({row["kind"] for row in TABLE}))
 def test_the_table_is_judged_right(kind: str) -> None:
     rows = [row for row in TABLE if row["kind"] == kind]
-    verdicts = [check(row["gold"], row["text"]) for row in rows]
+    verdicts = [check(row["gold"], row["text"], PATIENT_S) for row in rows]
     wrong = [
         (row["gold"], row["text"], row["why"], verdict)
         for row, verdict in zip(rows, verdicts, strict=True)
@@ -61,7 +63,7 @@ def test_a_benchmarks_golds_are_right_against_themselves_alone(benchmark: str) -
     golds = [row["gold"] for row in GOLDS if row["benchmark"] == benchmark]
     cases = [(gold, text, True) for gold in golds for text in written(gold)]
     cases += [(gold, next(written(other)), False) for gold, other in itertools.pairwise(golds)]
-    verdicts = [check(gold, text) for gold, text, _ in cases]
+    verdicts = [check(gold, text, PATIENT_S) for gold, text, _ in cases]
     wrong = [
         (*case, verdict)
         for case, verdict in zip(cases, verdicts, strict=True)
