@@ -12,6 +12,7 @@ from typing import Any
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 BATCH_ROWS = 1000
+_SHOWN_CHARACTERS = 80
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -75,7 +76,7 @@ def lines(path: Path) -> Iterator[NumberedRow]:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
                 torn = 0 if line.endswith(b"\n") else len(line)
-                yield number, Unreadable("not JSON", f"{error}: {_shorten(line)}", torn)
+                yield number, Unreadable("not JSON", f"{error}: {shorten(line)}", torn)
             else:
                 yield number, _object(content)
 
@@ -107,7 +108,7 @@ def _json_document(path: Path) -> Iterator[NumberedRow]:
 def _object(content: Any) -> dict[str, Any] | Unreadable:
     if isinstance(content, dict):
         return content
-    return Unreadable("wrong type", f"the row is no JSON object: {_shorten(content)}")
+    return Unreadable("wrong type", f"the row is no JSON object: {shorten(content)}")
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
@@ -135,6 +136,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any] | Unreadable]:
         raise UnreadableFileError(str(error)) from error
 
 
-def _shorten(value: object) -> str:
+def shorten(value: object) -> str:
+    """`value` as Python writes it, in few characters."""
     text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from verl_dra.data.problem import BadRowError, shorten
+from verl_dra.data.problem import BadRowError
+from verl_dra.files import shorten
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _END_OF_MATHS = re.compile(r"\$|\\\]|\\\)|\n|$")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from verl_dra.data.problem import BadRowError, Problem, shorten
+from verl_dra.data.problem import BadRowError, Problem
 from verl_dra.data.prompts import Instruction
 from verl_dra.data.sets import DataSet
 from verl_dra.data.sources import Row
-from verl_dra.files import BATCH_ROWS
+from verl_dra.files import BATCH_ROWS, shorten
 
 _TEXT = pa.string()
 SCHEMA = pa.schema(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-SHOWN_CHARS = 80
+from verl_dra.files import shorten
 
 
 class DataError(Exception):
@@ -63,9 +63,3 @@ def read_text(row: dict[str, Any], column: str, empty: str | None = None) -> str
     if empty is not None and not value:
         raise BadRowError(empty, f"{column} is empty")
     return value
-
-
-def shorten(value: object) -> str:
-    """`value` as Python writes it, in few characters."""
-    text = ascii(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."

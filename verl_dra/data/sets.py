@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verl_dra.data.answers import after_hashes, last_boxed
-from verl_dra.data.problem import BadRowError, Problem, read_text, shorten
+from verl_dra.data.problem import BadRowError, Problem, read_text
 from verl_dra.data.prompts import ANSWER_LINE, BOXED, HASHES, NONE, PAPER, Instruction
+from verl_dra.files import shorten
 
 SUBJECTS = (
     "algebra",

@@ -9,14 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from verl_dra.scorer.messages import Events, Session, Vectors
+from verl_dra.scorer.messages import Counts, Session, Vectors
 from verl_dra.scorer.pool import ScorerPool, replica_of
 from verl_dra.scorer.scores import put_together
 
@@ -45,8 +45,8 @@ class NoScoresError(RuntimeError):
     """A step has no scores of some groups, and `dra.on_failure` is `raise`."""
 
 
-@dataclass
-class StepVectors:
+@dataclass(frozen=True)
+class StepVectors(Counts):
     """The vectors of a step's n sessions, and how they came about."""
 
     vectors: np.ndarray
@@ -57,18 +57,10 @@ class StepVectors:
     """Sessions whose text had to be fetched, as their scorer did not have it."""
     fallbacks: int = 0
     """Times that a scorer lacked something or was lost, and was asked again."""
-    tokens: int = 0
-    truncated_tokens: int = 0
-    unknown_tokens: int = 0
-    cached: int = 0
-    replaced: int = 0
-    busy_s: float = 0.0
-    """Seconds that the scorers' encoders worked, all together."""
     tokens_per_s: float = 0.0
     """What all scorers embed together while they work."""
     backlog_bytes: int = 0
     """Bytes of texts that scorers had not embedded when they were asked first."""
-    events: Events = field(default_factory=Events)
 
 
 @dataclass(eq=False)
@@ -379,13 +371,15 @@ def _step_vectors(
     sessions: int, answers: Sequence[tuple[int, np.ndarray, Vectors]], missing_rows: int = 0, fallbacks: int = 0
 ) -> StepVectors:
     vectors, index = put_together(sessions, answers)
-    step = StepVectors(vectors, index, missing_rows, fallbacks)
-    for _, _, answer in answers:
-        for name in ("tokens", "truncated_tokens", "unknown_tokens", "cached", "replaced", "busy_s", "events"):
-            setattr(step, name, getattr(step, name) + getattr(answer, name))
+    none = Counts()
+    totals = {
+        f.name: sum((getattr(answer, f.name) for _, _, answer in answers), getattr(none, f.name)) for f in fields(none)
+    }
+    tokens_per_s = 0.0
+    backlog_bytes = 0
     for replica in {replica for replica, _, _ in answers}:
         of_scorer = [answer for of, _, answer in answers if of == replica]
-        step.backlog_bytes += of_scorer[0].backlog_bytes
+        backlog_bytes += of_scorer[0].backlog_bytes
         busy_s = sum(answer.busy_s for answer in of_scorer)
-        step.tokens_per_s += sum(answer.events.tokens for answer in of_scorer) / busy_s if busy_s else 0.0
-    return step
+        tokens_per_s += sum(answer.events.tokens for answer in of_scorer) / busy_s if busy_s else 0.0
+    return StepVectors(vectors, index, missing_rows, fallbacks, tokens_per_s, backlog_bytes, **totals)

@@ -51,16 +51,10 @@ class Events:
         return Events(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """A scorer's answer for n sessions: the vectors of k different texts, and the sessions that it has none of."""
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What is counted of sessions that have vectors, and of the scorers' work; adds up over answers."""
 
-    vectors: np.ndarray
-    """[k, D] float32, unit norm or zero; [0, 0] where there are none."""
-    digests: list[bytes]
-    """[k] which text each is of."""
-    index: np.ndarray
-    """[n] int64, in the order of the request: the row of each session's text in `vectors`; -1 where it has none."""
     tokens: int = 0
     """Tokens of the texts of the sessions that have vectors."""
     truncated_tokens: int = 0
@@ -71,6 +65,22 @@ class Vectors:
     """Sessions whose text needed no embedding of its own."""
     replaced: int = 0
     """Sessions with lone surrogates in their text, which are embedded as question marks."""
+    busy_s: float = field(default=0.0, compare=False)
+    """Seconds that encoders worked since the answers before."""
+    events: Events = field(default_factory=Events)
+    """What happened since the answers before."""
+
+
+@dataclass(frozen=True)
+class Vectors(Counts):
+    """A scorer's answer for n sessions: the vectors of k different texts, and the sessions that it has none of."""
+
+    vectors: np.ndarray
+    """[k, D] float32, unit norm or zero; [0, 0] where there are none."""
+    digests: list[bytes]
+    """[k] which text each is of."""
+    index: np.ndarray
+    """[n] int64, in the order of the request: the row of each session's text in `vectors`; -1 where it has none."""
     missing: list[Session] = field(default_factory=list)
     """Those that it has no text of: send it and ask again."""
     waiting: list[Session] = field(default_factory=list)
@@ -83,9 +93,5 @@ class Vectors:
     """Whether the encoder fails on a plain word as well, or does not come back from a call."""
     stalled_s: float = field(default=0.0, compare=False)
     """Seconds since the scorer last embedded a text, whichever."""
-    busy_s: float = field(default=0.0, compare=False)
-    """Seconds that the encoder worked since the scorer's last answer."""
     backlog_bytes: int = field(default=0, compare=False)
     """Bytes of texts that waited for the encoder or were in it when this was asked for."""
-    events: Events = field(default_factory=Events)
-    """What happened since the scorer's last answer."""
