@@ -39,7 +39,8 @@ class InProcessActor:
     def __init__(self, owner: InProcessRay, name: str) -> None:
         self.name = name
         self.state = STATE.ALIVE
-        self.asked = 0
+        self.asked: list[dict[Any, str]] = []
+        """The texts that came with each request."""
         self._owner = owner
         self._replies: list[Reply] = []
         self.ready = SimpleNamespace(remote=lambda: self._call(self._load))
@@ -70,7 +71,7 @@ class InProcessActor:
         return 7
 
     def _collect(self, sessions: Sequence[Any], texts: Any, within_s: float) -> Reply:
-        self.asked += 1
+        self.asked.append(dict(texts))
         faults = self._owner.faults[self.name]
         fault = faults.popleft() if faults else None
         reply = self._call(lambda: self._scorer.collect(sessions, texts, within_s), wait_for=fault is None)

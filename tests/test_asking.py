@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,23 +13,31 @@ import numpy as np
 import pytest
 import torch
 from fake_encoders import POISON, GatedEncoder
-from in_process_scorers import InProcessPool, in_place_of_ray
+from in_process_ray import pool_of
 
 from verl_dra.config import DRAConfig
-from verl_dra.embedding import Encoded
+from verl_dra.embedding import Encoded, Encoder
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.asking import Asking, NoScoresError, StepVectors
 from verl_dra.scorer.messages import Session
-from verl_dra.scorer.pool import replica_of
+from verl_dra.scorer.pool import ScorerPool, replica_of
 from verl_dra.trainer import with_dra
 
 Texts = dict[Session, str]
 
 
-@pytest.fixture(autouse=True)
-def ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_place_of_ray(monkeypatch)
-    monkeypatch.setattr("verl_dra.scorer.asking._PAUSE_S", 0.01)
+Pools = Callable[..., ScorerPool]
+
+
+@pytest.fixture
+def pools() -> Iterator[Pools]:
+    """Makes pools of scorers; by default of one, patient."""
+    with ExitStack() as stack:
+
+        def make(encoder: Callable[[], Encoder], **config: Any) -> ScorerPool:
+            return stack.enter_context(pool_of(encoder, **{"replicas": 1, "deadline_s": 60, **config}))[0]
+
+        yield make
 
 
 class LengthEncoder:
@@ -61,11 +70,6 @@ class Fetch:
         return {session: self._texts[session] for session in sessions}
 
 
-def ask(pool: InProcessPool, texts: Texts, fetch: Callable[[Sequence[Session]], Mapping[Session, str]]) -> Asking:
-    stands_in: Any = pool
-    return Asking(stands_in, list(texts), fetch)
-
-
 def assert_vectors_of(came: StepVectors, texts: Texts) -> None:
     expected = NgramEncoder().encode(list(texts.values())).vectors.numpy()
     np.testing.assert_array_equal(came.vectors[came.index], expected)
@@ -75,7 +79,7 @@ def asking_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "dra-asking"]
 
 
-def test_what_no_scorer_has_is_fetched_and_embedded_before_anybody_waits() -> None:
+def test_what_no_scorer_has_is_fetched_and_embedded_before_anybody_waits(pools: Pools) -> None:
     encoder, texts = LengthEncoder(), completions(200)
     done = threading.Event()
     fetched: list[Session] = []
@@ -86,7 +90,7 @@ def test_what_no_scorer_has_is_fetched_and_embedded_before_anybody_waits() -> No
             done.set()
         return {session: texts[session] for session in sessions}
 
-    asking = ask(InProcessPool(lambda: encoder, replicas=3), texts, fetch)
+    asking = Asking(pools(lambda: encoder, replicas=3), list(texts), fetch)
     assert done.wait(60)
     came = asking.result()
     assert sorted(fetched) == sorted(texts)
@@ -94,20 +98,20 @@ def test_what_no_scorer_has_is_fetched_and_embedded_before_anybody_waits() -> No
     assert (came.index >= 0).all()
 
 
-def test_all_scorers_get_work_with_the_first_texts() -> None:
+def test_all_scorers_get_work_with_the_first_texts(pools: Pools) -> None:
     texts = completions(2000)
     fetch = Fetch(texts)
-    ask(InProcessPool(LengthEncoder, replicas=4), texts, fetch).result()
+    Asking(pools(LengthEncoder, replicas=4), list(texts), fetch).result()
     assert {replica_of(call[0], 4) for call in fetch.calls[:4]} == {0, 1, 2, 3}
     assert all(len({replica_of(session, 4) for session in call}) == 1 for call in fetch.calls)
 
 
 @pytest.mark.parametrize("characters", [8, 2**17])
-def test_few_texts_are_in_memory_at_a_time(characters: int) -> None:
+def test_few_texts_are_in_memory_at_a_time(pools: Pools, characters: int) -> None:
     encoder, texts = LengthEncoder(), completions(300, characters)
     ahead: list[int] = []
     fetch = Fetch(texts, before=lambda: ahead.append(sum(map(len, fetch.calls)) - encoder.texts))
-    ask(InProcessPool(lambda: encoder), texts, fetch).result()
+    Asking(pools(lambda: encoder), list(texts), fetch).result()
     assert len(fetch.calls[0]) == 64
     if characters == 8:
         assert len(fetch.calls) == 2
@@ -116,10 +120,10 @@ def test_few_texts_are_in_memory_at_a_time(characters: int) -> None:
         assert max(ahead) <= 64 + 2 * 2**21 / characters
 
 
-def test_a_text_is_sent_once_however_often_its_scorer_is_asked() -> None:
+def test_a_text_is_sent_once_however_often_its_scorer_is_asked(pools: Pools) -> None:
     gated, texts = GatedEncoder(), completions(100)
-    pool = InProcessPool(lambda: gated, deadline_s=0.1)
-    asking = ask(pool, texts, Fetch(texts))
+    pool = pools(lambda: gated, deadline_s=0.1)
+    asking = Asking(pool, list(texts), Fetch(texts))
     while len(pool.handles[0].asked) < 8:  # its answer comes after a deadline, with nothing embedded
         assert asking_threads()
     gated.gate.set()
@@ -130,10 +134,10 @@ def test_a_text_is_sent_once_however_often_its_scorer_is_asked() -> None:
     assert sorted(sent) == sorted(texts)
 
 
-def test_nothing_is_given_up_while_nobody_waits() -> None:
+def test_nothing_is_given_up_while_nobody_waits(pools: Pools) -> None:
     gated, texts = GatedEncoder(), completions(4)
-    pool = InProcessPool(lambda: gated, deadline_s=0.1)
-    asking = ask(pool, texts, Fetch(texts))
+    pool = pools(lambda: gated, deadline_s=0.1)
+    asking = Asking(pool, list(texts), Fetch(texts))
     while len(pool.handles[0].asked) < 8:
         assert asking_threads()
     with pytest.raises(NoScoresError, match=r"4 completions: dra.scorer.deadline_s=0.1 s have passed without a text"):
@@ -141,23 +145,23 @@ def test_nothing_is_given_up_while_nobody_waits() -> None:
     gated.gate.set()
 
 
-def test_time_that_fetching_takes_is_no_scorers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_fetching_takes_is_no_scorers_fault(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("verl_dra.scorer.asking.time", SimpleNamespace(monotonic=lambda: clock[0]))
     texts = completions(3 * 64, 2**15)
     fetch = Fetch(texts, before=lambda: clock.__setitem__(0, clock[0] + 100))
-    asking = ask(InProcessPool(LengthEncoder, replicas=2, deadline_s=50), texts, fetch)
+    asking = Asking(pools(LengthEncoder, replicas=2, deadline_s=50), list(texts), fetch)
     assert (asking.result().index >= 0).all()
     assert len(fetch.calls) > 2
 
 
-def test_a_lost_scorer_is_asked_again_and_sent_what_it_had_not_given() -> None:
+def test_a_lost_scorer_is_asked_again_and_sent_what_it_had_not_given(pools: Pools) -> None:
     gated, texts = GatedEncoder(), completions(40)
-    pool = InProcessPool(lambda: gated, replicas=2)
-    asking = ask(pool, texts, Fetch(texts))
+    pool = pools(lambda: gated, replicas=2)
+    asking = Asking(pool, list(texts), Fetch(texts))
     assert gated.started.wait(60)
     first = pool.handles[1]
-    first.die()
+    first.end(restart=False)
     gated.gate.set()
     came = asking.result()
     assert_vectors_of(came, texts)
@@ -167,11 +171,11 @@ def test_a_lost_scorer_is_asked_again_and_sent_what_it_had_not_given() -> None:
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
-def test_a_text_that_cannot_be_embedded_is_given_up_alone(on_failure: str) -> None:
+def test_a_text_that_cannot_be_embedded_is_given_up_alone(pools: Pools, on_failure: str) -> None:
     gated, texts = GatedEncoder(), completions(8)
     gated.gate.set()
     bad = list(texts)[5]
-    asking = ask(InProcessPool(lambda: gated, on_failure=on_failure), texts, Fetch(texts | {bad: POISON}))
+    asking = Asking(pools(lambda: gated, on_failure=on_failure), list(texts), Fetch(texts | {bad: POISON}))
     if on_failure == "raise":
         with pytest.raises(NoScoresError, match=f"can't embed 1 of them, such as the completion 1 of uid {bad.uid}"):
             asking.result()
@@ -179,17 +183,17 @@ def test_a_text_that_cannot_be_embedded_is_given_up_alone(on_failure: str) -> No
         assert [at for at, row in enumerate(asking.result().index) if row < 0] == [5]
 
 
-def test_what_fetching_raises_is_raised_where_the_vectors_are_taken() -> None:
+def test_what_fetching_raises_is_raised_where_the_vectors_are_taken(pools: Pools) -> None:
     def fetch(sessions: Sequence[Session]) -> Mapping[Session, str]:
         raise ConnectionResetError("the storage unit is gone")
 
     with pytest.raises(ConnectionResetError, match="the storage unit is gone"):
-        ask(InProcessPool(LengthEncoder), completions(4), fetch).result()
+        Asking(pools(LengthEncoder), list(completions(4)), fetch).result()
 
 
-def test_the_thread_ends_when_it_is_told_to_whatever_the_scorers_do() -> None:
+def test_the_thread_ends_when_it_is_told_to_whatever_the_scorers_do(pools: Pools) -> None:
     gated, texts = GatedEncoder(), completions(4)
-    asking = ask(InProcessPool(lambda: gated), texts, Fetch(texts))
+    asking = Asking(pools(lambda: gated), list(texts), Fetch(texts))
     assert gated.started.wait(60)
     assert asking_threads()
     asking.stop()
@@ -216,7 +220,7 @@ class Queue:
 
 
 def trainer_of(
-    queue: Queue, pool: InProcessPool, log_probs: Callable[[], object], patch: pytest.MonkeyPatch
+    queue: Queue, pool: ScorerPool, log_probs: Callable[[], object], patch: pytest.MonkeyPatch
 ) -> tuple[Any, list[StepVectors]]:
     """A trainer whose step is veRL's in outline, and where it puts the vectors that it took."""
     batch = SimpleNamespace(
@@ -242,20 +246,20 @@ def trainer_of(
     return trainer, taken
 
 
-def test_log_probabilities_do_not_wait_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, pool = Queue(), InProcessPool(NgramEncoder)
+def test_log_probabilities_do_not_wait_for_decoding(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, pool = Queue(), pools(NgramEncoder)
     trainer, taken = trainer_of(queue, pool, queue.may_decode.set, monkeypatch)
     trainer.step({}, {})
     assert_vectors_of(taken[0], {Session("a", i): f"text of a_{i}_0" for i in range(4)})
 
 
-def test_a_step_that_fails_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_no_thread(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     def log_probs() -> None:
         queue.may_decode.set()
         raise RuntimeError("out of memory")
 
     queue, gated = Queue(), GatedEncoder()
-    trainer, _ = trainer_of(queue, InProcessPool(lambda: gated), log_probs, monkeypatch)
+    trainer, _ = trainer_of(queue, pools(lambda: gated), log_probs, monkeypatch)
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.step({}, {})
     assert not asking_threads()
