@@ -95,20 +95,19 @@ def alike(answers: Sequence[str], timeout_s: float = 5.0) -> list[str]:
     for answer in sorted(counts, key=lambda answer: (-counts[answer], answer)):
         forms[answer] = answer
         for other in [form for of, form in forms.items() if of == form and of != answer]:
-            reply = _same(other, answer, timeout_s)
-            if reply.get("same"):
+            same = _same(other, answer, timeout_s)
+            if same:
                 forms[answer] = other
-            if reply:
+            if same is not False:
                 break
     return [forms[answer] for answer in answers]
 
 
-def _same(first: str, second: str, timeout_s: float) -> dict[str, Any]:
-    """Empty where two answers are not equal, or else why not to look further: they are, or that could not be found."""
+def _same(first: str, second: str, timeout_s: float) -> bool | None:
+    """Whether two different texts are equal answers; None where that could not be found out."""
     if _FRACTION.fullmatch(first) and _FRACTION.fullmatch(second):
-        return {}
-    reply = _pool.ask({"ask": "same", "first": first, "second": second, "timeout_s": timeout_s})
-    return {} if reply.get("same") is False else reply
+        return False
+    return _pool.ask({"ask": "same", "first": first, "second": second, "timeout_s": timeout_s}).get("same")
 
 
 class _EndedError(Exception):
