@@ -390,8 +390,9 @@ def test_a_text_that_ends_the_process_ends_no_later_step(start: Callable[..., Ru
     bad, good = completions(groups=2), completions(groups=2)
     bad[next(iter(bad))] = POISON
     assert unscored(run.vectors(bad), bad) == 2
-    # A process that starts on a busy machine may take longer than a step waits.
-    ray.get([handle.ready.remote() for handle in run.pool.handles])
+    # A process that starts on a busy machine may take longer than a step waits. One that is about to end may be asked:
+    # Ray asks again for this, and for `ready` not.
+    ray.get([handle.encoder.remote() for handle in run.pool.handles])
     scores = run.vectors(good)
     assert_right(scores, good)
 
