@@ -86,11 +86,11 @@ def vllm_server(folder: str, model: str, key: str, work: Path) -> Iterator[str]:
 
     It runs in a process group of its own, which ends as a whole.
     """
-    from verl_dra import cpu_platform
+    from verl_dra.cpu import platform as cpu_platform
 
     # vLLM's command asks for the version of the distribution `vllm`, which the CPU wheel calls otherwise.
     code = (
-        "from verl_dra.cpu_platform import answer_for_vllm_distribution as answer; answer(); "
+        "from verl_dra.cpu.platform import answer_for_vllm_distribution as answer; answer(); "
         "from vllm.entrypoints.cli.main import main; main()"
     )
     port = _free_port()

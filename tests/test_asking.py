@@ -21,7 +21,7 @@ from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.asking import Asking, NoScoresError, StepVectors
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool, replica_of
-from verl_dra.trainer import with_dra
+from verl_dra.training.trainer import with_dra
 
 Texts = dict[Session, str]
 
@@ -239,7 +239,7 @@ def trainer_of(
         def _balance_batch(self, batch: Any) -> Any:
             return batch
 
-    patch.setattr("verl_dra.trainer.tq", queue)
+    patch.setattr("verl_dra.training.trainer.tq", queue)
     trainer: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
     trainer._counts, trainer._behind, trainer._only_shown = {}, None, False
     trainer._scorers, trainer.tokenizer, trainer._dra, trainer._asking = pool, queue, DRAConfig(), None

@@ -19,14 +19,14 @@ from omegaconf import OmegaConf
 
 from verl_dra.algorithm import diversity_weights, graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
-from verl_dra.estimator import Step, compute_dra_advantage, estimating
-from verl_dra.rows import Rows
 from verl_dra.scorer.asking import Asking, StepVectors
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import step_scores
+from verl_dra.training.estimator import Step, compute_dra_advantage, estimating
+from verl_dra.training.rows import Rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

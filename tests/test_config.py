@@ -27,8 +27,8 @@ from verl.trainer.ppo.utils import need_critic
 from verl_dra.config import ConfigError, DRAConfig, prepare
 from verl_dra.config.streaming import why_not_streamed
 from verl_dra.embedding import EmbeddingConfig
-from verl_dra.reward_manager import DRARewardManager
 from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.training.reward_manager import DRARewardManager
 
 GROUPS = "actor_rollout_ref.rollout.n=4"
 
@@ -168,7 +168,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         ),
         (["dra.base_reward_manager=no_such"], r"dra.base_reward_manager: 'no_such' is neither.*gdpo, naive"),
         (["dra.base_reward_manager=pkg://no.such:Manager"], r"dra.base_reward_manager: 'pkg://no.such:Manager' is"),
-        (["dra.base_reward_manager=pkg://verl_dra.text:Manager"], r"dra.base_reward_manager: .*Manager' is neither"),
+        (["dra.base_reward_manager=pkg://verl_dra.training.text:M"], r"dra.base_reward_manager: .*M' is neither"),
         (["dra.base_reward_manager=no/such.py:Manager"], r"dra.base_reward_manager: 'no/such.py:Manager' is neither"),
         (["dra.embedding.long_text=middle"], "long_text must be one of chunk, head, tail, not 'middle'"),
         (["dra.embedding.dtype=int8"], "dtype must be auto, float32, bfloat16 or float16, not 'int8'"),
@@ -187,7 +187,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
             ["dra.embedding.encoder=word2vec"],
             "'word2vec' is none of sentence_transformers, openai and ngram, nor a class",
         ),
-        (["dra.embedding.encoder=verl_dra.text:Encoder"], "'verl_dra.text:Encoder' is none of"),
+        (["dra.embedding.encoder=verl_dra.training.text:Encoder"], "'verl_dra.training.text:Encoder' is none of"),
         (["dra.scorer.placement=gpu"], "placement must be one of auto, colocated, dedicated, cpu, not 'gpu'"),
         (["dra.scorer.gpu_fraction=0"], "gpu_fraction must be above 0 and at most 1, not 0"),
         (["dra.scorer.gpu_fraction=1.5"], "gpu_fraction must be above 0 and at most 1, not 1.5"),

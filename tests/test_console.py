@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_dra import console
-from verl_dra.console import Copying, shown_line
 from verl_dra.main import main
-from verl_dra.summary import Summary
+from verl_dra.terminal import console
+from verl_dra.terminal.console import Copying, shown_line
+from verl_dra.training.summary import Summary
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_line_that_cant_be_shown_is_logged_counted_and_told_once(
             raise IndexError(line)
         return line
 
-    monkeypatch.setattr("verl_dra.console.shown_line", breaks)
+    monkeypatch.setattr("verl_dra.terminal.console.shown_line", breaks)
     with Console(tmp_path) as own:
         own.write(b"first\nodd 1\nodd 2\nlast\n")
     assert own.log.read_bytes() == b"first\nodd 1\nodd 2\nlast\n"
@@ -287,7 +287,7 @@ def test_what_the_log_did_not_take_is_told_at_the_end(tmp_path: Path) -> None:
 
 
 def test_who_goes_on_writing_after_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_dra.console._LAST_S", 0.5)
+    monkeypatch.setattr("verl_dra.terminal.console._LAST_S", 0.5)
     stop = threading.Event()
     with Console(tmp_path) as own:
         os.set_blocking(own.pipe, False)

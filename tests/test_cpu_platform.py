@@ -19,7 +19,7 @@ pytest.importorskip("verl")
 
 from hydra import compose, initialize_config_module
 
-from verl_dra import cpu_platform
+from verl_dra.cpu import platform as cpu_platform
 
 STATE = """
 import importlib.metadata, json, os, sys
@@ -29,11 +29,11 @@ from verl.plugin.platform import PlatformRegistry
 state = {
     "plugin loaded": "verl_dra.plugin" in sys.modules,
     "registered": PlatformRegistry.get("cpu") is not None,
-    "module imported": "verl_dra.cpu_platform" in sys.modules,
+    "module imported": "verl_dra.cpu.platform" in sys.modules,
     "patched": [
         function.__name__
         for function in (torch.distributed.init_process_group, importlib.metadata.version)
-        if function.__code__.co_filename.endswith("cpu_platform.py")
+        if function.__code__.co_filename.endswith("cpu/platform.py")
     ],
     "hooks": [type(finder).__module__ for finder in sys.meta_path if "verl_dra" in type(finder).__module__],
     "environment": {k: v for k, v in os.environ.items() if k.startswith(("VERL_", "VLLM_", "TORCHDYNAMO"))},
@@ -67,7 +67,7 @@ def test_with_the_variable_the_platform_is_registered_and_the_import_stays_light
 
 @pytest.mark.slow
 def test_the_platform_is_the_same_where_its_module_is_imported_before_verl() -> None:
-    out = _python(f"import verl_dra.cpu_platform\n{STATE}", VERL_PLATFORM="cpu")
+    out = _python(f"import verl_dra.cpu.platform\n{STATE}", VERL_PLATFORM="cpu")
     assert "ERROR" not in out.stderr
     state = json.loads(out.stdout.splitlines()[-1])
     assert state["registered"]
@@ -117,7 +117,7 @@ assert torch.equal(layer.cpu_linear(x, layer.weight, layer.bias), layer(x))
 @pytest.mark.slow
 def test_plugin_failure_is_loud() -> None:
     # veRL swallows the exception, so `import verl` succeeds: standard error is all that the user sees.
-    out = _python("import sys; sys.modules['verl_dra.cpu_platform'] = None; import verl", VERL_PLATFORM="cpu")
+    out = _python("import sys; sys.modules['verl_dra.cpu.platform'] = None; import verl", VERL_PLATFORM="cpu")
     assert "ERROR: the veRL plugin verl_dra.plugin failed to load" in out.stderr
     assert "Traceback" in out.stderr
 
@@ -187,7 +187,7 @@ def test_shim_for_an_absent_module_leaves_the_import_error(monkeypatch: pytest.M
 
 
 def test_weights_reach_every_receiver_bit_for_bit() -> None:
-    from verl_dra.cpu_checkpoint_engine import ZMQCheckpointEngine
+    from verl_dra.cpu.checkpoint_engine import ZMQCheckpointEngine
 
     weights = {
         "float32": torch.randn(3, 5),

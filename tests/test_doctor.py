@@ -26,7 +26,7 @@ from verl.plugin.platform import platform_manager
 
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
-from verl_dra.cpu_platform import CPUPlatform
+from verl_dra.cpu.platform import CPUPlatform
 from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded
 from verl_dra.doctor.run_config import cluster_address
@@ -967,7 +967,7 @@ def test_train_asks_before_it_starts_anything(
 
     started = []
     monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda *_, **__: started.append(True))
-    monkeypatch.setattr("verl_dra.task_runner.ReturningTaskRunner.summary", lambda _: [])
+    monkeypatch.setattr("verl_dra.training.task_runner.ReturningTaskRunner.summary", lambda _: [])
     distribution(tmp_path, "hydra-core", "1.4.0")
     monkeypatch.syspath_prepend(tmp_path)
     overrides = [f"data.train_files={path}/1.parquet", f"data.val_files={path}/2.parquet"] if path else []
@@ -996,7 +996,7 @@ def test_train_writes_down_where_its_checkpoints_go(
     from verl_dra.main import train
 
     monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda *_, **__: None)
-    monkeypatch.setattr("verl_dra.task_runner.ReturningTaskRunner.summary", lambda _: [])
+    monkeypatch.setattr("verl_dra.training.task_runner.ReturningTaskRunner.summary", lambda _: [])
     monkeypatch.setenv("DRA_CHECKPOINTS_FILE", str(tmp_path / "asked"))
     monkeypatch.chdir(tmp_path)
     for folder in ("a #1/${trainer.project_name}", "/b", "hdfs://c", "/b"):

@@ -17,10 +17,10 @@ from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController,
 from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from verl_dra import estimator
 from verl_dra.algorithm import diversity_weights, fill_unscored
-from verl_dra.estimator import Step, estimating
-from verl_dra.rows import Rows
+from verl_dra.training import estimator
+from verl_dra.training.estimator import Step, estimating
+from verl_dra.training.rows import Rows
 
 LENGTH = 7
 BASES = (

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_dra.history import read_history
 from verl_dra.main import _set_aside
+from verl_dra.record.history import read_history
 
 
 def line(step: Any, **data: Any) -> bytes:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from verl_dra.config import DRAConfig
-from verl_dra.load import Load
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
 from verl_dra.scorer.placement import ScorerConfig
-from verl_dra.trainer import with_dra
+from verl_dra.training.load import Load
+from verl_dra.training.trainer import with_dra
 
 KEEPS_UP = Load(tokens=60_000, tokens_per_s=20_000, busy_s=3, scorers=2, step_s=30, wait_s=0.4)
 BEHIND = Load(tokens=600_000, tokens_per_s=20_000, busy_s=58, scorers=2, step_s=30, wait_s=12)

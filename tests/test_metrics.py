@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from verl_dra.estimator import Step
-from verl_dra.metrics import COUNTS, record_metrics, step_metrics
-from verl_dra.rows import Rows
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
 from verl_dra.scorer.scores import StepScores
+from verl_dra.training.estimator import Step
+from verl_dra.training.metrics import COUNTS, record_metrics, step_metrics
+from verl_dra.training.rows import Rows
 
 # Uid, raw reward, adjusted reward, advantage, SMI, weight, whether it has a near-equal sibling: groups that teach
 # nothing before, after, or before and after the adjustment, and right answers on both sides of their mean.

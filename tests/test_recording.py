@@ -15,15 +15,15 @@ import torch
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
-from verl_dra import recording
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.config import DRAConfig
-from verl_dra.estimator import Step
 from verl_dra.record import RecordConfig, Recorder
-from verl_dra.rows import Rows
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import step_scores
-from verl_dra.trainer import with_dra
+from verl_dra.training import recording
+from verl_dra.training.estimator import Step
+from verl_dra.training.rows import Rows
+from verl_dra.training.trainer import with_dra
 
 GROUPS, SIZE = 6, 2
 KEYS = [f"prompt{group}_{session}_0" for group in range(GROUPS) for session in range(SIZE)]

@@ -17,10 +17,10 @@ from trajectories import byte_tokenizer, trajectory
 from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
-from verl_dra.reward_manager import DRARewardManager, base_reward_manager
 from verl_dra.scorer.messages import Session
-from verl_dra.text import completion_text
-from verl_dra.validation import Marking
+from verl_dra.training.reward_manager import DRARewardManager, base_reward_manager
+from verl_dra.training.text import completion_text
+from verl_dra.training.validation import Marking
 
 TOKENIZER = byte_tokenizer()
 OWN_MANAGER = '''
@@ -66,7 +66,7 @@ class Recorder:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
-    monkeypatch.setattr("verl_dra.reward_manager.ScorerClient", Recorder)
+    monkeypatch.setattr("verl_dra.training.reward_manager.ScorerClient", Recorder)
     return Recorder
 
 
@@ -83,7 +83,7 @@ def config(base: str) -> Any:
                 "reward_manager": {
                     "source": "importlib",
                     "name": "DRARewardManager",
-                    "module": {"path": "pkg://verl_dra.reward_manager"},
+                    "module": {"path": "pkg://verl_dra.training.reward_manager"},
                 },
             },
         }
@@ -160,7 +160,7 @@ def test_texts_are_decoded_beside_the_event_loop(recorded: type[Recorder], monke
         threads.append(threading.current_thread())
         return completion_text(*arguments)
 
-    monkeypatch.setattr("verl_dra.reward_manager.completion_text", decoded)
+    monkeypatch.setattr("verl_dra.training.reward_manager.completion_text", decoded)
     rewarded("naive", trajectory(TOKENIZER, [("q", "an answer")]))  # its loop is in this thread
     assert recorded.submitted == [(Session("a", 0), "an answer")]
     assert threading.current_thread() not in threads

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_dra.rows import Rows
 from verl_dra.scorer.messages import Session
+from verl_dra.training.rows import Rows
 
 
 def test_final_output_is_the_one_with_the_highest_index_whatever_the_row_order() -> None:

@@ -33,15 +33,15 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
-from verl_dra.reward_manager import DRARewardManager
-from verl_dra.rows import Rows
 from verl_dra.scorer.asking import Asking, FetchTexts, NoScoresError, StepVectors, take
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool, replica_name, replica_of
 from verl_dra.scorer.scores import StepScores, step_scores
-from verl_dra.trainer import with_dra
+from verl_dra.training.reward_manager import DRARewardManager
+from verl_dra.training.rows import Rows
+from verl_dra.training.trainer import with_dra
 
 pytestmark = pytest.mark.slow
 

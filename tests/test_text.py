@@ -12,7 +12,7 @@ from tokenizers.models import WordPiece
 from trajectories import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from verl_dra.text import completion_text, completion_texts
+from verl_dra.training.text import completion_text, completion_texts
 
 
 def cleaning_tokenizer() -> PreTrainedTokenizerFast:

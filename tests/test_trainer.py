@@ -19,11 +19,11 @@ from tensordict import TensorDict
 from verl import DataProto
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from verl_dra import estimator
 from verl_dra.config import DRAConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.record import RecordConfig
-from verl_dra.trainer import with_dra
+from verl_dra.training import estimator
+from verl_dra.training.trainer import with_dra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTH = 3
@@ -139,7 +139,7 @@ def pool() -> Iterator[Any]:
 def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -> tuple[Any, dict[str, Any]]:
     """The trainer after a step, and its metrics."""
     for module in ("trainer", "recording"):
-        patch.setattr(f"verl_dra.{module}.tq", Queue(*batches))
+        patch.setattr(f"verl_dra.training.{module}.tq", Queue(*batches))
     config = DRAConfig(base_estimator="grpo", on_failure="unadjusted", **dra)
     base: Any = TrainerInOutline
     trainer: Any = with_dra(base)(OmegaConf.create({"dra": OmegaConf.structured(config)}))

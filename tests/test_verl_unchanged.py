@@ -23,8 +23,8 @@ import asyncio, inspect, json, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch
 if sys.argv[2] == "imported":
-    import verl_dra, verl_dra.cli, verl_dra.config, verl_dra.main, verl_dra.plugin, verl_dra.reward_manager
-    import verl_dra.scorer.pool, verl_dra.task_runner, verl_dra.trainer
+    import verl_dra, verl_dra.cli, verl_dra.config, verl_dra.main, verl_dra.plugin, verl_dra.training.reward_manager
+    import verl_dra.scorer.pool, verl_dra.training.task_runner, verl_dra.training.trainer
 from omegaconf import OmegaConf
 from trajectories import byte_tokenizer, trajectory
 from verl import DataProto

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.config import ConfigError, DRAConfig, check_complete, checkpoints, prepare
-from verl_dra.console import quiet, say
+from verl_dra.terminal.console import quiet, say
 
 
 @hydra.main(config_path="config", config_name="dra_trainer", version_base=None)
@@ -68,7 +68,7 @@ def train(config: DictConfig, output: Path) -> None:
     say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
     try:
         if dra.enabled:
-            from verl_dra.task_runner import ReturningTaskRunner
+            from verl_dra.training.task_runner import ReturningTaskRunner
 
             runner = ReturningTaskRunner()
             run_ppo(config, task_runner_class=runner)

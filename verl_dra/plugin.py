@@ -11,7 +11,7 @@ def load() -> None:
     """Activate what this process must have before veRL goes on importing."""
     # The driver, every Ray worker and every vLLM process passes here, so on a GPU this imports nothing.
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-        import verl_dra.cpu_platform  # noqa: F401  # activates itself
+        import verl_dra.cpu.platform  # noqa: F401  # activates itself
 
 
 try:

@@ -30,18 +30,18 @@ _DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_defaul
 
 SUBJECTS = {
     "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator")),
-    "estimator": Subject(("estimator.py",), ("estimator",)),
-    "rows": Subject(("rows.py",), ("rows", "estimator")),
-    "metrics": Subject(("metrics.py",), ("metrics", "recording")),
+    "estimator": Subject(("training/estimator.py",), ("estimator",)),
+    "rows": Subject(("training/rows.py",), ("rows", "estimator")),
+    "metrics": Subject(("training/metrics.py",), ("metrics", "recording")),
     "scorer": Subject(
         ("scorer",), ("scores", "scorer", "asking", "scorer_pool", "client", "placement", "config", _DEFAULTS)
     ),
     "rewards": Subject(("rewards",), ("rewards", "answers")),
-    "record": Subject(("record", "recording.py"), ("record", "recording", _DEFAULTS)),
+    "record": Subject(("record", "training/recording.py"), ("record", "recording", _DEFAULTS)),
     "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
     "data": Subject(("data",), ("prepare_data", "prepare_columns", "open_rs")),
     "evaluate": Subject(("evaluate",), ("evaluate", "generate", "compare")),
     "sweep": Subject(("sweep",), ("sweep",)),
     "report": Subject(("report",), ("report", "history")),
-    "console": Subject(("console.py",), ("console",)),
+    "console": Subject(("terminal/console.py",), ("console",)),
 }

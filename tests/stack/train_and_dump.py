@@ -24,7 +24,7 @@ from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
 from verl_dra.config import prepare
 from verl_dra.job.cpus import needs
-from verl_dra.task_runner import DRATaskRunner
+from verl_dra.training.task_runner import DRATaskRunner
 
 PlainTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class
 

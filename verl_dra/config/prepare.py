@@ -18,7 +18,7 @@ from verl_dra.scorer.placement import settled
 
 ESTIMATOR = "dra"
 _ESTIMATOR_UNSET = "grpo"
-_REWARD_MANAGER = "pkg://verl_dra.reward_manager:DRARewardManager"
+_REWARD_MANAGER = "pkg://verl_dra.training.reward_manager:DRARewardManager"
 _REWARDS = "pkg://verl_dra.rewards"
 _MANAGER_UNSET = "naive"  # veRL's own default, which can't be told from one that was set
 
@@ -204,7 +204,7 @@ def _check_rewards(config: DictConfig) -> None:
 
 
 def _check_reward_manager(config: DictConfig, name: str) -> None:
-    from verl_dra.reward_manager import base_reward_manager
+    from verl_dra.training.reward_manager import base_reward_manager
 
     # A custom reward function's file may register a manager; veRL loads it in the reward workers.
     if ":" in name or not config.reward.custom_reward_function.path:

@@ -14,7 +14,7 @@ from verl_dra.data.problem import DataError
 from verl_dra.data.prompts import PROMPTS
 from verl_dra.data.sets import DATA_SETS, OTHER, DataSet, of_columns
 from verl_dra.missing import in_words
-from verl_dra.tables import table
+from verl_dra.terminal.tables import table
 
 if TYPE_CHECKING:
     from verl_dra.data.prepare import BadRow, Split

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from verl_dra.tables import table
+from verl_dra.terminal.tables import table
 
 State = Literal["ok", "warn", "fail", "skip"]
 

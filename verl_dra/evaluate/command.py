@@ -24,7 +24,7 @@ from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import Generations, GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import Check, check_samples, judge, measure
 from verl_dra.missing import in_words
-from verl_dra.tables import table
+from verl_dra.terminal.tables import table
 
 _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
 _SAMPLING = tuple(field.name for field in fields(Sampling))

@@ -58,7 +58,7 @@ class VllmEngine:
         self, model: str, seed: int, arguments: Mapping[str, Any], sampling: Mapping[str, Any], most: int
     ) -> None:
         if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
-            from verl_dra import cpu_platform
+            from verl_dra.cpu import platform as cpu_platform
 
             cpu_platform.activate()
             # vLLM 0.28 rewinds the generator of a prompt that it computes in parts, which torch's on a CPU can't do.

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_dra.history import History, read_history
+from verl_dra.record.history import History, read_history
 
 
 class ReportError(ValueError):

@@ -8,7 +8,7 @@ from verl_dra.report.contents import Shown
 from verl_dra.report.curves import charts
 from verl_dra.report.groups import Completion, Group
 from verl_dra.report.runs import Run
-from verl_dra.tables import signed, table
+from verl_dra.terminal.tables import signed, table
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 24

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from verl_dra.simulate.group_scene import GroupResult
-from verl_dra.tables import signed, table
+from verl_dra.terminal.tables import signed, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

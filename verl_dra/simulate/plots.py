@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from verl_dra.simulate.group_scene import GroupResult
 from verl_dra.simulate.policy_scene import PolicyResult, Trajectory
-from verl_dra.tables import signed
+from verl_dra.terminal.tables import signed
 
 GRPO, DRA, WRONG = "#E69F00", "#0072B2", "#BBBBBB"
 _MAX_CELLS_WITH_TEXT = 12

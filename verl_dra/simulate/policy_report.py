@@ -7,7 +7,7 @@ from math import log
 from typing import TYPE_CHECKING, Any
 
 from verl_dra.simulate.policy_scene import PolicyResult
-from verl_dra.tables import table
+from verl_dra.terminal.tables import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

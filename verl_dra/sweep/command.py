@@ -26,7 +26,7 @@ from verl_dra.sweep.folder import (
 )
 from verl_dra.sweep.options import parse, replaced
 from verl_dra.sweep.status import NOT_SUBMITTED, OVER, UNKNOWN, Point, status
-from verl_dra.tables import table
+from verl_dra.terminal.tables import table
 
 _OF_NEW = ("overrides", "config_dir", "config_name", "out", "max_running", "script", "no_check", "dry_run")
 _COLUMNS = {

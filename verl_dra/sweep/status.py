@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from verl_dra.history import History, read_history
+from verl_dra.record.history import History, read_history
 from verl_dra.sweep.folder import Submission, Sweep, differing_overrides
 
 STATE_LOG = "state.log"

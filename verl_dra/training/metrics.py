@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from verl_dra.estimator import Step
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import StepScores
+from verl_dra.training.estimator import Step
 
 _EQUAL = 1e-6
 

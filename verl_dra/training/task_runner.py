@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-from verl_dra import estimator
-from verl_dra.trainer import with_dra
+from verl_dra.training import estimator
+from verl_dra.training.trainer import with_dra
 
 # TaskRunnerV1 is a Ray actor class already (veRL 0.9.1), which can't be subclassed.
 _TaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class

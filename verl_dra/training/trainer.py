@@ -26,20 +26,20 @@ from verl_dra.algorithm import (
 )
 from verl_dra.config import DRAConfig
 from verl_dra.config.streaming import why_not_streamed
-from verl_dra.console import say
-from verl_dra.estimator import Step, estimating
-from verl_dra.load import Load
-from verl_dra.metrics import COUNTS, record_metrics, step_metrics
 from verl_dra.record import Recorder, trackers
-from verl_dra.recording import FetchedGroup, fetched_groups
-from verl_dra.rows import Rows
 from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, take
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import StepScores, step_scores
-from verl_dra.summary import Summary
-from verl_dra.text import completion_texts
-from verl_dra.validation import Marking
+from verl_dra.terminal.console import say
+from verl_dra.training.estimator import Step, estimating
+from verl_dra.training.load import Load
+from verl_dra.training.metrics import COUNTS, record_metrics, step_metrics
+from verl_dra.training.recording import FetchedGroup, fetched_groups
+from verl_dra.training.rows import Rows
+from verl_dra.training.summary import Summary
+from verl_dra.training.text import completion_texts
+from verl_dra.training.validation import Marking
 
 logger = logging.getLogger(__name__)
 

@@ -260,7 +260,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 @functools.cache
 def _device_module() -> ModuleType:
     """`torch.cpu` plus what veRL calls on `torch.cuda`, memory counters that always read 0 included."""
-    module = ModuleType("verl_dra.cpu_platform.device", "torch.cpu with the functions of torch.cuda")
+    module = ModuleType("verl_dra.cpu.platform.device", "torch.cpu with the functions of torch.cuda")
     module.__dict__.update({key: value for key, value in vars(torch.cpu).items() if not key.startswith("__")})
     for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
         setattr(module, name, _return(0))

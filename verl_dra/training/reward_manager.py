@@ -12,8 +12,8 @@ from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
-from verl_dra.text import completion_text
-from verl_dra.validation import is_validation
+from verl_dra.training.text import completion_text
+from verl_dra.training.validation import is_validation
 
 
 class DRARewardManager(RewardManagerBase):

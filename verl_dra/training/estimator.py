@@ -18,7 +18,7 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn, register_adv_est
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from verl_dra.algorithm import NegativeRewards, adjust_rewards
-from verl_dra.rows import Rows
+from verl_dra.training.rows import Rows
 
 logger = logging.getLogger(__name__)
 

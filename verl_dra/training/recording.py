@@ -12,10 +12,10 @@ import transfer_queue as tq
 from torch import Tensor
 
 from verl_dra.config import DRAConfig
-from verl_dra.estimator import Step
 from verl_dra.record import recorded_group
 from verl_dra.scorer.scores import StepScores
-from verl_dra.text import completion_text
+from verl_dra.training.estimator import Step
+from verl_dra.training.text import completion_text
 
 
 @dataclass(frozen=True)

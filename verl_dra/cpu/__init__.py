@@ -1,0 +1,1 @@
+"""veRL without a GPU."""
