@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_encoders import POISON, GatedEncoder
 from in_process_ray import pool_of
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.config import DRAConfig
 from verl_dra.embedding import Encoded, Encoder
@@ -228,7 +229,7 @@ def trainer_of(
     )
     taken: list[StepVectors] = []
 
-    class Base:
+    class InOutline(PPOTrainerSync):
         def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
             made: Any = self
             made._balance_batch(batch)
@@ -239,8 +240,8 @@ def trainer_of(
         def _balance_batch(self, batch: Any) -> Any:
             return batch
 
-    patch.setattr("verl_dra.training.trainer.tq", queue)
-    trainer: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
+    patch.setattr("verl_dra.training.transfer.tq", queue)
+    trainer: Any = object.__new__(with_dra(InOutline))
     trainer._counts, trainer._behind, trainer._only_shown = {}, None, False
     trainer._scorers, trainer.tokenizer, trainer._dra, trainer._asking = pool, queue, DRAConfig(), None
     return trainer, taken

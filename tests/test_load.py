@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.config import DRAConfig
 from verl_dra.scorer.asking import StepVectors
@@ -40,11 +41,7 @@ def test_a_short_wait_of_a_short_step_is_nothing_to_mend() -> None:
 
 
 def test_a_run_says_it_at_first_and_when_it_changes(capfd: pytest.CaptureFixture[str]) -> None:
-    class Base:
-        def __init__(self) -> None:
-            pass
-
-    trainer: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
+    trainer: Any = object.__new__(with_dra(PPOTrainerSync))
     trainer._scorers, trainer._behind = [None], None
     trainer._dra = DRAConfig(scorer=ScorerConfig(placement="cpu"))
     came = StepVectors(np.zeros((0, 0)), np.zeros(0), busy_s=1, tokens_per_s=500, events=Events(tokens=500))

@@ -14,13 +14,14 @@ import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.config import DRAConfig
 from verl_dra.record import RecordConfig, Recorder
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import step_scores
-from verl_dra.training import recording
+from verl_dra.training import recording, transfer
 from verl_dra.training.estimator import Step
 from verl_dra.training.rows import Rows
 from verl_dra.training.trainer import with_dra
@@ -80,7 +81,7 @@ SCORES = step_scores(
 def test_groups_are_recorded_with_and_without_a_reward_model_column(
     columns: dict[str, Any], truth: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording.tq, "kv_batch_get", queue(**columns))
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue(**columns))
     groups = recording.fetched_groups(BATCH, 3, UIDS, step(None), SCORES, DRAConfig(base_estimator="grpo"))
     made = [group.record(Tokenizer(), 1000) for group in groups]
     assert [group["ground_truth"] for group in made] == [truth] * GROUPS
@@ -92,7 +93,7 @@ def test_groups_are_recorded_with_and_without_a_reward_model_column(
 
 
 def test_a_group_without_scores_is_recorded_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     index = np.arange(len(KEYS))
     index[1] = -1
     scores = step_scores(np.eye(len(KEYS), dtype=np.float32), index, step(None).rows.group, graph_cut_smi)
@@ -104,7 +105,7 @@ def test_a_group_without_scores_is_recorded_as_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_padding_before_and_between_real_rows_shifts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     # The final output of a session stands before another of it.
     keys = ["pad0_0_0", "a_0_1", "pad0_1_0", "b_7_0", "a_0_0", "a_1_0", "b_2_0"]
     rows = Rows.of(keys, [key.startswith("pad") for key in keys])
@@ -137,12 +138,7 @@ class Writer:
 @pytest.fixture
 def trainer(tmp_path: Path) -> Any:
     """A trainer of which only what records is there."""
-
-    class Base:
-        def __init__(self) -> None:
-            pass
-
-    made: Any = object.__new__(with_dra(Base))  # type: ignore[arg-type]
+    made: Any = object.__new__(with_dra(PPOTrainerSync))
     made._dra = DRAConfig(base_estimator="grpo", record=RecordConfig(every_n_steps=1, folder=str(tmp_path)))
     made._recorder = Recorder(made._dra.record)
     made.global_steps = 1
@@ -152,7 +148,7 @@ def trainer(tmp_path: Path) -> Any:
 
 
 def test_a_step_decodes_only_what_trackers_get(trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     trainer._record(BATCH, UIDS, step(None), SCORES)
     trainer.close_records()
     assert len((tmp_path / "1.jsonl").read_text().splitlines()) == GROUPS
@@ -169,7 +165,7 @@ def test_a_step_decodes_only_what_trackers_get(trainer: Any, tmp_path: Path, mon
 def test_trackers_get_short_texts_and_files_long_ones(
     trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording.tq, "kv_batch_get", queue())
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     monkeypatch.setattr(Tokenizer, "decode", lambda *_, **__: "x" * 1000)
     trainer._record(BATCH, UIDS, step(None), SCORES)
     trainer.close_records()
@@ -197,7 +193,7 @@ def test_what_can_t_be_fetched_ends_nothing(
     def kv_batch_get(**_: Any) -> None:
         raise KeyError("responses")
 
-    monkeypatch.setattr(recording.tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", kv_batch_get)
     trainer._record(BATCH, UIDS, step(None), SCORES)
     assert trainer._recorder.counts() == {"recorded": 0, "unrecorded": GROUPS, "thinned": 0}
     assert "step 1 is not recorded: KeyError('responses')" in caplog.text

@@ -17,6 +17,7 @@ from in_process_ray import pool_of
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl import DataProto
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_dra.config import DRAConfig
@@ -49,7 +50,7 @@ class Batch:
         self.advantages = torch.zeros(0)
 
 
-class TrainerInOutline:
+class TrainerInOutline(PPOTrainerSync):
     """The methods of veRL's trainer that a step calls, in its order; a step may have several updates."""
 
     def __init__(self, config: Any) -> None:
@@ -138,11 +139,9 @@ def pool() -> Iterator[Any]:
 
 def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -> tuple[Any, dict[str, Any]]:
     """The trainer after a step, and its metrics."""
-    for module in ("trainer", "recording"):
-        patch.setattr(f"verl_dra.training.{module}.tq", Queue(*batches))
+    patch.setattr("verl_dra.training.transfer.tq", Queue(*batches))
     config = DRAConfig(base_estimator="grpo", on_failure="unadjusted", **dra)
-    base: Any = TrainerInOutline
-    trainer: Any = with_dra(base)(OmegaConf.create({"dra": OmegaConf.structured(config)}))
+    trainer: Any = with_dra(TrainerInOutline)(OmegaConf.create({"dra": OmegaConf.structured(config)}))
     trainer._scorers, trainer.batches = pool, list(batches)
     metrics: dict[str, Any] = {}
     trainer.step(metrics, {})

@@ -1,4 +1,4 @@
-"""What is recorded of a training batch: its sampled groups, from TransferQueue, the estimator and the scorers."""
+"""What is recorded of a training batch: its sampled groups, of the batch, the estimator and the scorers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import transfer_queue as tq
 from torch import Tensor
 
 from verl_dra.config import DRAConfig
@@ -16,6 +15,7 @@ from verl_dra.record import recorded_group
 from verl_dra.scorer.scores import StepScores
 from verl_dra.training.estimator import Step
 from verl_dra.training.text import completion_text
+from verl_dra.training.transfer import fetch_columns
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def fetched_groups(
     """The groups `uids` of a batch.
 
     Args:
-        batch: veRL's batch, whose rows are still in TransferQueue.
+        batch: veRL's batch, whose rows veRL still keeps.
         number: the training step.
         uids: groups of it.
         step: what the estimator made of it.
@@ -61,11 +61,8 @@ def fetched_groups(
         if name.uid in places:
             places[name.uid].append(place)
     order = [place for of_group in places.values() for place in of_group]
-    data = tq.kv_batch_get(
-        keys=[batch.keys[step.rows.final[step.rows.real[place]]] for place in order],
-        partition_id=batch.partition_id,
-        select_fields=["prompts", "responses", "reward_model"],
-    )
+    rows = [step.rows.final[step.rows.real[place]] for place in order]
+    data = fetch_columns(batch, rows, ["prompts", "responses", "reward_model"])
     fetched = {place: at for at, place in enumerate(order)}
     prompts, responses = list(data["prompts"].unbind()), list(data["responses"].unbind())
     reward_models = data.pop("reward_model", None)

@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import Any, cast
 
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from verl.trainer.ppo.v1 import PPOTrainer
@@ -39,6 +38,7 @@ from verl_dra.training.recording import FetchedGroup, fetched_groups
 from verl_dra.training.rows import Rows
 from verl_dra.training.summary import Summary
 from verl_dra.training.text import completion_texts
+from verl_dra.training.transfer import fetch_columns
 from verl_dra.training.validation import Marking
 
 logger = logging.getLogger(__name__)
@@ -47,204 +47,204 @@ logger = logging.getLogger(__name__)
 _MUCH_UNKNOWN = 0.2
 
 
-@cache
-def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
-    """A subclass of one of veRL's V1 trainers that keeps its mode's behaviour and owns the scorers.
+class DRATrainerMixin(PPOTrainer):
+    """Diversity scores at advantage time, put over one of veRL's V1 trainers, whose mode keeps its behaviour.
 
-    It overrides some methods and calls each one's original: `_setup` starts the scorers, `_balance_batch`, where the
-    rows of a step are final, asks for their vectors in a thread, `_compute_advantage` waits for them, makes scores of
-    them, holds those for the estimator and records groups, `step` adds counts up, `_validate` and `_compute_metrics`
-    note what the summary shows.
+    It owns the scorers. It overrides some methods and calls each one's original: `_setup` starts the scorers,
+    `_balance_batch`, where the rows of a step are final, asks for their vectors in a thread, `_compute_advantage` waits
+    for them, makes scores of them, holds those for the estimator and records groups, `step` adds counts up, `_validate`
+    and `_compute_metrics` note what the summary shows. README.md beside this file says what each relies on.
     """
 
-    class DRATrainer(base):  # type: ignore[misc, valid-type]  # veRL has no type information
-        def __init__(self, config: DictConfig) -> None:
-            super().__init__(config)
-            self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
-            self._scorers: ScorerPool | None = None
-            self._smi: SMIFunction = self._dra.smi_function()
-            self._only_shown = self._dra.weight == "unlikeliness"
-            self._rows: Rows | None = None
-            self._asking: Asking | None = None
-            self._knows_unknown = False
-            self._last_at = time.monotonic()
-            self._behind: bool | None = None
-            self._counts: Counter[str] = Counter()
-            self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
-            self._recorded_step: int | None = None
-            self.summary = Summary()
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
+        self._scorers: ScorerPool | None = None
+        self._smi: SMIFunction = self._dra.smi_function()
+        self._only_shown = self._dra.weight == "unlikeliness"
+        self._rows: Rows | None = None
+        self._asking: Asking | None = None
+        self._knows_unknown = False
+        self._last_at = time.monotonic()
+        self._behind: bool | None = None
+        self._counts: Counter[str] = Counter()
+        self._recorder = Recorder(self._dra.record) if self._dra.record.every_n_steps else None
+        self._recorded_step: int | None = None
+        self.summary = Summary()
 
-        def _init_dataloader(self) -> None:
-            super()._init_dataloader()
-            self.val_dataloader.collate_fn = Marking(self.val_dataloader.collate_fn)
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()  # type: ignore[no-untyped-call]
+        self.val_dataloader.collate_fn = Marking(self.val_dataloader.collate_fn)
 
-        def _setup(self) -> None:
-            super()._setup()
-            # After all that veRL books: it waits for ever for a GPU or a CPU that a scorer has taken.
-            self._scorers = self._start_scorers()
+    def _setup(self) -> None:
+        super()._setup()  # type: ignore[no-untyped-call]
+        # After all that veRL books: it waits for ever for a GPU or a CPU that a scorer has taken.
+        self._scorers = self._start_scorers()
 
-        def _start_scorers(self) -> ScorerPool:
-            dra = self._dra
-            trainer_pool = self.resource_pool_manager.resource_pool_dict["global_pool"].get_placement_groups()
-            own = getattr(self, "standalone_server_manager", None)  # of separate_async
-            rollout_pools = [replica.resource_pool for replica in own.get_replicas()] if own else []
-            rollout_pool = [group for pool in rollout_pools for group in pool.get_placement_groups()]
-            scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
-            say(f"diversity scorers: {scorers.describe()}")
-            if why := why_not_streamed(self.config):
-                say(
-                    "completions are embedded after the generation and not during it, so that steps wait for scores "
-                    f"({why})"
-                )
-            return scorers
-
-        def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
-            self._counts.clear()
-            if self._behind is None:
-                self._last_at = time.monotonic()
-            try:
-                batch = super().step(metrics, timing_raw)
-            finally:
-                self._stop_asking()
-            metrics.update(self._counts)
-            return batch
-
-        def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-            batch = super()._balance_batch(batch, *args, **kwargs)
-            assert self._scorers is not None
-            self._rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
-            if not self._only_shown:
-                self._asking = Asking(self._scorers, self._rows.names, self._texts_of(batch, self._rows))
-            return batch
-
-        def _stop_asking(self) -> None:
-            """For a step that ended before it took its vectors."""
-            if self._asking is not None:
-                self._asking.stop()
-                self._asking = None
-
-        def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-            assert self._scorers is not None
-            assert self._rows is not None
-            rows = self._rows
-            sampled = self._sampled(rows)
-            asked_at = time.monotonic()
-            with marked_timer("dra_wait", self.timing_raw):
-                if self._asking is None:
-                    came = take(self._scorers, rows.names)
-                else:
-                    came = self._asking.result()
-                    self._asking = None
-                scores = step_scores(came.vectors, came.index, rows.group, self._smi)
-            load = self._measured(came, time.monotonic() - asked_at)
-            # Where SMI is only shown, a group without it is adjusted all the same.
-            scored = torch.ones_like(scores.scored) if self._only_shown else scores.scored
-            step = Step(
-                rows,
-                smi=scores.smi,
-                weights=self._weights(batch, rows, scores.smi, scored),
-                scored=scored,
-                base_estimator=cast(str, self._dra.base_estimator),
-                negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
-                compare=bool(sampled),
+    def _start_scorers(self) -> ScorerPool:
+        dra = self._dra
+        global_pool = self.resource_pool_manager.resource_pool_dict["global_pool"]
+        trainer_pool = global_pool.get_placement_groups()  # type: ignore[no-untyped-call]
+        own = getattr(self, "standalone_server_manager", None)  # of separate_async
+        rollout_pools = [replica.resource_pool for replica in own.get_replicas()] if own else []
+        rollout_pool = [group for pool in rollout_pools for group in pool.get_placement_groups()]
+        scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
+        say(f"diversity scorers: {scorers.describe()}")
+        if why := why_not_streamed(self.config):
+            say(
+                "completions are embedded after the generation and not during it, so that steps wait for scores "
+                f"({why})"
             )
-            with estimating(step):
-                batch = super()._compute_advantage(batch, metrics)
-            of_step = step_metrics(step, scores, came) | load.metrics()
-            self._warn_of_unknown(came)
-            self._counts.update({name: of_step[name] for name in COUNTS})
-            metrics.update(of_step)
-            if self._recorder is not None:
-                with marked_timer("dra_record", self.timing_raw):
-                    self._record(batch, sampled, step, scores)
-                self.timing_raw["dra_record"] += step.compare_s
-                counts = record_metrics(self._recorder.counts())
-                self._counts.update(counts)
-                metrics.update(counts)
-            return batch
+        return scorers
 
-        def _measured(self, came: StepVectors, wait_s: float) -> Load:
-            """The scorers' work since the step before; said after the first, and when they fall behind or catch up."""
-            assert self._scorers is not None
-            now = time.monotonic()
-            step_s, self._last_at = now - self._last_at, now
-            load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
-            if load.behind != self._behind:
-                self._behind = load.behind
-                say(load.line(self._dra.scorer.placement))
-            return load
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        self._counts.clear()
+        if self._behind is None:
+            self._last_at = time.monotonic()
+        try:
+            batch = super().step(metrics, timing_raw)
+        finally:
+            self._stop_asking()
+        metrics.update(self._counts)
+        return batch
 
-        def _warn_of_unknown(self, came: StepVectors) -> None:
-            """Say once, at the first step, that the encoder does not know the language or script."""
-            if not self._knows_unknown and came.tokens:
-                self._knows_unknown = True
-                share = came.unknown_tokens / came.tokens
-                if share > _MUCH_UNKNOWN:
-                    say(
-                        f"the encoder does not know {share:.0%} of the tokens, and takes texts that differ in those "
-                        "alone for equal: set dra.embedding.model to one for their language or script"
-                    )
+    def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = super()._balance_batch(batch, *args, **kwargs)
+        assert self._scorers is not None
+        self._rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
+        if not self._only_shown:
+            self._asking = Asking(self._scorers, self._rows.names, self._texts_of(batch, self._rows))
+        return batch
 
-        def _sampled(self, rows: Rows) -> list[str]:
-            """The groups to record of a batch; of a step that has several, of the first."""
-            if self._recorder is None or not self._recorder.wants(self.global_steps):
-                return []
-            if self._recorded_step == self.global_steps:
-                return []
-            self._recorded_step = self.global_steps
-            return self._recorder.sample(name.uid for name in rows.names)
+    def _stop_asking(self) -> None:
+        """For a step that ended before it took its vectors."""
+        if self._asking is not None:
+            self._asking.stop()
+            self._asking = None
 
-        def _record(self, batch: Any, sampled: list[str], step: Step, scores: StepScores) -> None:
-            assert self._recorder is not None
-            if not sampled:
-                return
-            try:
-                groups = fetched_groups(batch, self.global_steps, sampled, step, scores, self._dra)
-            except Exception as error:  # whatever it is: a record must not end the run
-                self._recorder.drop(self.global_steps, len(sampled), repr(error))
-                return
-            decode = partial(_records, self.tokenizer)
-            most = self._dra.record.max_characters
-            self._recorder.put(self.global_steps, len(groups), partial(decode, groups, most))
-            shown = groups[: trackers.GROUPS]
-            trackers.show(self.logger.logger, self.global_steps, partial(decode, shown, min(trackers.CHARACTERS, most)))
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        assert self._scorers is not None
+        assert self._rows is not None
+        rows = self._rows
+        sampled = self._sampled(rows)
+        asked_at = time.monotonic()
+        with marked_timer("dra_wait", self.timing_raw):
+            if self._asking is None:
+                came = take(self._scorers, rows.names)
+            else:
+                came = self._asking.result()
+                self._asking = None
+            scores = step_scores(came.vectors, came.index, rows.group, self._smi)
+        load = self._measured(came, time.monotonic() - asked_at)
+        # Where SMI is only shown, a group without it is adjusted all the same.
+        scored = torch.ones_like(scores.scored) if self._only_shown else scores.scored
+        step = Step(
+            rows,
+            smi=scores.smi,
+            weights=self._weights(batch, rows, scores.smi, scored),
+            scored=scored,
+            base_estimator=cast(str, self._dra.base_estimator),
+            negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
+            compare=bool(sampled),
+        )
+        with estimating(step):
+            batch = super()._compute_advantage(batch, metrics)
+        of_step = step_metrics(step, scores, came) | load.metrics()
+        self._warn_of_unknown(came)
+        self._counts.update({name: of_step[name] for name in COUNTS})
+        metrics.update(of_step)
+        if self._recorder is not None:
+            with marked_timer("dra_record", self.timing_raw):
+                self._record(batch, sampled, step, scores)
+            self.timing_raw["dra_record"] += step.compare_s
+            counts = record_metrics(self._recorder.counts())
+            self._counts.update(counts)
+            metrics.update(counts)
+        return batch
 
-        def close_records(self) -> None:
-            """Write what of the records is not written yet; for the end of the run."""
-            if self._recorder is not None:
-                self._recorder.close()
+    def _measured(self, came: StepVectors, wait_s: float) -> Load:
+        """The scorers' work since the step before; said after the first, and when they fall behind or catch up."""
+        assert self._scorers is not None
+        now = time.monotonic()
+        step_s, self._last_at = now - self._last_at, now
+        load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
+        if load.behind != self._behind:
+            self._behind = load.behind
+            say(load.line(self._dra.scorer.placement))
+        return load
 
-        def _weights(self, batch: Any, rows: Rows, smi: Tensor, scored: Tensor) -> Tensor:
-            """[n] weights of the sessions by `dra.weight`."""
-            if self._dra.weight == "unlikeliness":  # needs no scores
-                return unlikeliness_weights(_mean_log_probs(batch, rows), rows.group)
-            of_scored = darling_weights(smi, rows.group) if self._dra.weight == "darling" else diversity_weights(smi)
-            return fill_unscored(of_scored, scored)
-
-        def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
-            """What gives texts of sessions of `batch`, from TransferQueue; other threads may ask that meanwhile."""
-            key = {name: batch.keys[rows.final[at]] for at, name in zip(rows.real, rows.names, strict=True)}
-
-            def texts_of(sessions: Sequence[Session]) -> Mapping[Session, str]:
-                data = tq.kv_batch_get(
-                    keys=[key[s] for s in sessions], partition_id=batch.partition_id, select_fields=["responses"]
+    def _warn_of_unknown(self, came: StepVectors) -> None:
+        """Say once, at the first step, that the encoder does not know the language or script."""
+        if not self._knows_unknown and came.tokens:
+            self._knows_unknown = True
+            share = came.unknown_tokens / came.tokens
+            if share > _MUCH_UNKNOWN:
+                say(
+                    f"the encoder does not know {share:.0%} of the tokens, and takes texts that differ in those "
+                    "alone for equal: set dra.embedding.model to one for their language or script"
                 )
-                texts = completion_texts(self.tokenizer, list(data["responses"].unbind()))
-                return dict(zip(sessions, texts, strict=True))
 
-            return texts_of
+    def _sampled(self, rows: Rows) -> list[str]:
+        """The groups to record of a batch; of a step that has several, of the first."""
+        if self._recorder is None or not self._recorder.wants(self.global_steps):
+            return []
+        if self._recorded_step == self.global_steps:
+            return []
+        self._recorded_step = self.global_steps
+        return self._recorder.sample(name.uid for name in rows.names)
 
-        def _validate(self) -> dict[str, float]:
-            metrics: dict[str, float] = super()._validate()
-            self.summary.add(self.global_steps, metrics)
-            return metrics
+    def _record(self, batch: Any, sampled: list[str], step: Step, scores: StepScores) -> None:
+        assert self._recorder is not None
+        if not sampled:
+            return
+        try:
+            groups = fetched_groups(batch, self.global_steps, sampled, step, scores, self._dra)
+        except Exception as error:  # whatever it is: a record must not end the run
+            self._recorder.drop(self.global_steps, len(sampled), repr(error))
+            return
+        decode = partial(_records, self.tokenizer)
+        most = self._dra.record.max_characters
+        self._recorder.put(self.global_steps, len(groups), partial(decode, groups, most))
+        shown = groups[: trackers.GROUPS]
+        trackers.show(self.logger.logger, self.global_steps, partial(decode, shown, min(trackers.CHARACTERS, most)))
 
-        def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            super()._compute_metrics(batch, metrics, *args, **kwargs)
-            self.summary.add(self.global_steps, metrics)
+    def close_records(self) -> None:
+        """Write what of the records is not written yet; for the end of the run."""
+        if self._recorder is not None:
+            self._recorder.close()
 
-    DRATrainer.__name__ = DRATrainer.__qualname__ = f"DRA{base.__name__}"
-    return DRATrainer
+    def _weights(self, batch: Any, rows: Rows, smi: Tensor, scored: Tensor) -> Tensor:
+        """[n] weights of the sessions by `dra.weight`."""
+        if self._dra.weight == "unlikeliness":  # needs no scores
+            return unlikeliness_weights(_mean_log_probs(batch, rows), rows.group)
+        of_scored = darling_weights(smi, rows.group) if self._dra.weight == "darling" else diversity_weights(smi)
+        return fill_unscored(of_scored, scored)
+
+    def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
+        """What gives texts of sessions of `batch`; other threads may fetch of it meanwhile."""
+        row = {name: rows.final[at] for at, name in zip(rows.real, rows.names, strict=True)}
+
+        def texts_of(sessions: Sequence[Session]) -> Mapping[Session, str]:
+            data = fetch_columns(batch, [row[session] for session in sessions], ["responses"])
+            texts = completion_texts(self.tokenizer, list(data["responses"].unbind()))
+            return dict(zip(sessions, texts, strict=True))
+
+        return texts_of
+
+    def _validate(self) -> dict[str, float]:
+        metrics: dict[str, float] = super()._validate()
+        self.summary.add(self.global_steps, metrics)
+        return metrics
+
+    def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        self.summary.add(self.global_steps, metrics)
+
+
+@cache
+def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
+    """A subclass of one of veRL's V1 trainers that adjusts rewards by diversity; its config needs the group `dra`."""
+    return type(f"DRA{base.__name__}", (DRATrainerMixin, base), {"__module__": __name__})
 
 
 def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int) -> list[dict[str, Any]]:
@@ -253,11 +253,8 @@ def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int
 
 def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
     """[n] float32: mean log-probability of the response tokens of each session's final output."""
-    data = tq.kv_batch_get(
-        keys=[batch.keys[rows.final[at]] for at in rows.real],
-        partition_id=batch.partition_id,
-        select_fields=["old_log_probs", "response_mask"],
-    )
+    final = [rows.final[at] for at in rows.real]
+    data = fetch_columns(batch, final, ["old_log_probs", "response_mask"])
     pairs = zip(data["old_log_probs"].unbind(), data["response_mask"].unbind(), strict=True)
     means = torch.stack([log_probs[mask.bool()].float().mean() for log_probs, mask in pairs])
     # A response without tokens has no mean; it counts as the rarest, as elsewhere it counts as unique.
