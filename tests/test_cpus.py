@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from verl_dra.config.compose import composed
 from verl_dra.job.cpus import Need, Node, least_cpus, needs, unplaced
-from verl_dra.main import composed
 
 Composed = Callable[..., DictConfig]
 

@@ -26,12 +26,12 @@ from verl.plugin.platform import platform_manager
 
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
+from verl_dra.config.compose import composed as compose
 from verl_dra.cpu.platform import CPUPlatform
 from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded
 from verl_dra.doctor.run_config import cluster_address
 from verl_dra.embedding import EmbeddingConfig
-from verl_dra.main import composed as compose
 
 ROOT = Path(__file__).resolve().parents[1]
 Alter = Callable[..., DictConfig]

@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from verl_dra.embedding import EmbeddingConfig, Encoded, Encoder, EncoderUnavailableError, build_encoder
-from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
+from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.embedding.sentence_transformer import _AHEAD
 from verl_dra.embedding.windows import Cutter

@@ -19,7 +19,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
 from verl_dra.config import prepare
-from verl_dra.embedding.encoder import BUNDLED_MODEL
+from verl_dra.embedding.model_path import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 SKYPILOT = "skypilot==0.14.1"

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
-from verl_dra import main
 from verl_dra.config import ConfigError, prepare
-from verl_dra.embedding.encoder import BUNDLED_MODEL
+from verl_dra.config.compose import composed as composed_by_train
+from verl_dra.embedding.model_path import BUNDLED_MODEL
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "open_rs"
 RUNS = ("dra_grpo", "dra_dr_grpo", "grpo", "dr_grpo")
@@ -28,7 +28,7 @@ def composed(tmp_path: Path, run: str, *overrides: str) -> DictConfig:
     own = ["data_dir=/data/open_rs", f"hydra.run.dir={tmp_path}/run"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        return main.composed(["--config-dir", str(RECIPE), "--config-name", run, *own, *overrides])[0]
+        return composed_by_train(["--config-dir", str(RECIPE), "--config-name", run, *own, *overrides])[0]
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
-from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
+from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 from verl_dra.embedding.ngram import NgramEncoder
 
 if TYPE_CHECKING:

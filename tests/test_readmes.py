@@ -22,7 +22,7 @@ from test_benchmarks import TABLES
 
 from verl_dra.cli import main
 from verl_dra.config import DRAConfig
-from verl_dra.main import check, composed
+from verl_dra.config.compose import check, composed
 
 ROOT = Path(__file__).parents[1]
 READMES = [

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_dra import main
 from verl_dra.config import ConfigError, checkpoints
+from verl_dra.config.compose import check, composed
 from verl_dra.doctor.check import Check
 from verl_dra.doctor.resuming import resuming
-from verl_dra.main import check, composed
 
 RUN = [
     *("data.train_files=x", "data.val_files=y", "actor_rollout_ref.model.path=m", "actor_rollout_ref.rollout.n=4"),

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from verl_dra.config.compose import composed
 from verl_dra.doctor.check import Check
 from verl_dra.doctor.scorers import fit_beside_vllm, keep_up
-from verl_dra.main import composed
 
 Composed = Callable[..., DictConfig]
 GIB = 2**30

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_dra.config import ConfigError, DRAConfig, check_complete, checkpoints, prepare
+from verl_dra.config import ConfigError, checkpoints
+from verl_dra.config.compose import PRIMARY, check, settle
 from verl_dra.terminal.console import quiet, say
 
 
-@hydra.main(config_path="config", config_name="dra_trainer", version_base=None)
+@hydra.main(**PRIMARY)
 def main(config: DictConfig) -> None:
     """Check the configuration, then train through veRL's own entry."""
     output = Path(HydraConfig.get().runtime.output_dir)
@@ -58,7 +53,7 @@ def train(config: DictConfig, output: Path) -> None:
     from verl_dra.doctor.machine import full
 
     dra = check(config)
-    _settle(config, output)
+    settle(config, output)
     for warning in examine(config, output):
         say(warning)
     if dra.record.every_n_steps and not dra.enabled:
@@ -83,71 +78,6 @@ def train(config: DictConfig, output: Path) -> None:
     finally:
         # A sweep's next point starts afresh.
         ray.shutdown()
-
-
-def check(config: DictConfig) -> DRAConfig:
-    """Put the extension in its place, and make this package's checks and veRL's of `config`, which is changed.
-
-    Raises:
-        ConfigError: says which setting is wrong.
-    """
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-    from verl.utils.device import auto_set_device
-
-    auto_set_device(config)
-    dra = prepare(config)
-    try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
-    except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
-        raise ConfigError(f"veRL refuses it: {error}") from error
-    return dra
-
-
-def composed(arguments: Sequence[str]) -> tuple[DictConfig, Path]:
-    """The configuration that `verl-dra train` with these Hydra arguments would run, and the folder it would write to.
-
-    Raises:
-        ConfigError: Hydra's message, which mandatory keys have no value, or what of `trainer` can't be resolved.
-    """
-    shown, said = io.StringIO(), io.StringIO()
-    # Hydra's own way to show what it composes; it makes no folder and runs nothing.
-    command = ["verl-dra train", "--cfg", "all", *arguments]
-    try:
-        with patch.object(sys, "argv", command), redirect_stdout(shown), redirect_stderr(said):
-            main()
-    except SystemExit:
-        lines = [line for line in said.getvalue().splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-        raise ConfigError(" ".join(lines)) from None
-    config = OmegaConf.create(shown.getvalue())
-    assert isinstance(config, DictConfig)
-    output = Path(str(config.hydra.run.dir))
-    del config["hydra"]
-    check_complete(config)
-    composing: Any = HydraConfig.get()
-    with read_write(composing):
-        composing.runtime.output_dir = str(output.absolute())  # Hydra has it in a run alone
-    _settle(config, output)
-    OmegaConf.set_struct(config, True)
-    return config, output
-
-
-def _settle(config: DictConfig, output: Path) -> None:
-    """Name the run as its folder, unless it has a name, and resolve `trainer`: Ray's workers know no ${hydra:...}."""
-    trainer = config.trainer
-    try:
-        if trainer.experiment_name is None:
-            trainer.experiment_name = "_".join(output.absolute().parts[1:][-2:])
-        OmegaConf.resolve(trainer)
-        folder = str(trainer.default_local_dir)
-        if not checkpoints.is_remote(folder):
-            trainer.default_local_dir = str(Path(folder).expanduser().absolute())
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:  # a home of nobody
-        raise ConfigError(f"trainer.default_local_dir={folder}: {error}") from error
 
 
 def _keep_settings(config: DictConfig) -> None:

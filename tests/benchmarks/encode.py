@@ -28,7 +28,7 @@ from timing import show
 from torch import Tensor
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, build_encoder
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.model_path import model_path
 from verl_dra.embedding.padded import PaddedModel
 from verl_dra.embedding.sentence_transformer import SentenceTransformerEncoder
 from verl_dra.scorer.messages import Session

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from verl_dra.embedding import EmbeddingConfig, build_encoder, encode_all
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.model_path import model_path
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool

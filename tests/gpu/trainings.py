@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from timing import show
 from transformers import AutoTokenizer
 
-from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
+from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 
 SIZES = {
     "toy": {},

@@ -64,7 +64,7 @@ THEN_JOINS = """
 import os, sys
 import ray
 from verl_dra.doctor import cluster, machine
-from verl_dra.main import composed
+from verl_dra.config.compose import composed
 
 (check,) = cluster.room(composed(sys.argv[1:])[0])
 ray.init(runtime_env={"env_vars": {"OF_THE_RUN": "yes"}})
@@ -146,7 +146,7 @@ import sys
 import time
 import ray
 from verl_dra.doctor import cluster
-from verl_dra.main import composed
+from verl_dra.config.compose import composed
 
 config, _ = composed(sys.argv[1:])
 ray.init("auto", log_to_driver=False)

@@ -45,7 +45,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder() -> Any:
     from sentence_transformers import SentenceTransformer
 
-    from verl_dra.embedding.encoder import BUNDLED_MODEL, model_path
+    from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 
     return SentenceTransformer(model_path(BUNDLED_MODEL), device="cpu")
 

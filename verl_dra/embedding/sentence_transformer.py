@@ -21,7 +21,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError, model_path
+from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError
+from verl_dra.embedding.model_path import model_path
 from verl_dra.embedding.packed import CannotPackError, PackedModel
 from verl_dra.embedding.padded import PaddedModel
 from verl_dra.embedding.windows import Cutter, Windows

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.model_path import model_path
 from verl_dra.evaluate.benchmarks import BENCHMARKS, Problem, load, of_columns
 from verl_dra.evaluate.compare import compare, in_common, paired
 from verl_dra.evaluate.estimators import EvaluationError

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from verl_dra.embedding.encoder import model_path
+from verl_dra.embedding.model_path import model_path
 from verl_dra.evaluate.benchmarks import PROMPT, Problem
 from verl_dra.evaluate.engine import Engine, VllmEngine
 from verl_dra.evaluate.estimators import EvaluationError

@@ -57,8 +57,8 @@ def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]], folder
     import verl  # noqa: F401  # before Hydra looks for its configuration, and says less
 
     from verl_dra.config import ConfigError
+    from verl_dra.config.compose import check, composed
     from verl_dra.doctor.fast import file_checks
-    from verl_dra.main import check, composed
 
     in_full = [option.long for option in parse(sbatch)]
     first: dict[tuple[str, str], int] = {}
