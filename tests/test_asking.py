@@ -242,7 +242,7 @@ def trainer_of(
 
     patch.setattr("verl_dra.training.transfer.tq", queue)
     trainer: Any = object.__new__(with_dra(InOutline))
-    trainer._counts, trainer._behind, trainer._only_shown = {}, None, False
+    trainer._counts, trainer._behind, trainer._only_shown, trainer._filters = {}, None, False, False
     trainer._scorers, trainer.tokenizer, trainer._dra, trainer._asking = pool, queue, DRAConfig(), None
     return trainer, taken
 

@@ -30,6 +30,7 @@ from verl_dra.config.compose import composed as compose
 from verl_dra.cpu.platform import CPUPlatform
 from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded
+from verl_dra.doctor.group_filter import group_filter
 from verl_dra.doctor.run_config import cluster_address
 from verl_dra.embedding import EmbeddingConfig
 
@@ -1111,3 +1112,25 @@ def test_a_reward_function_may_be_whatever_its_file_binds(
     where = "reward.custom_reward_function"
     config = configured(f"{where}.path={file}", f"{where}.name={name}")
     assert f"reward function: {name} of {file}" in lines(fast.fast_checks(config, tmp_path / "out"), "ok")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "state"),
+    [
+        ([], "ok"),
+        (["metric=acc"], "ok"),
+        (["enable=True", "metric=acc"], "warn"),
+        (["enable=True", "metric=reward"], "warn"),
+        (["enable=True", "metric=length_if_right"], "ok"),
+    ],
+)
+def test_a_filter_that_takes_groups_which_are_all_right_is_said(
+    configured: Alter, tmp_path: Path, overrides: list[str], state: str
+) -> None:
+    config = configured(*(f"algorithm.filter_groups.{override}" for override in overrides))
+    (check,) = [line for line in fast.fast_checks(config, tmp_path / "out") if line.name == "group filter"]
+    assert check.state == state
+    if state == "warn":
+        assert "differs among right completions" in check.fix
+    (without,) = group_filter(configured("dra.enabled=False", "algorithm.filter_groups.enable=True"))
+    assert without.state == "skip"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def graph() -> dict[str, set[str]]:
 
 def test_every_part_has_its_layer(graph: Graph) -> None:
     assert {part(module) for module in graph} == {name for layer in LAYERS for name in layer}
+
+
+def test_the_tree_in_readme_is_the_tree() -> None:
+    page = (PACKAGE.parent / "README.md").read_text().partition("## How it is built")[2].partition("##")[0]
+    named = set()
+    for entry in re.findall(r"^    verl_dra/(\S+)", page, re.MULTILINE):
+        names, suffix = re.fullmatch(r"\{?([\w,]+)\}?(/|\.py)", entry).groups()  # type: ignore[union-attr]
+        named |= {name + suffix for name in names.split(",")}
+    there = {path.name + "/" for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert named == there | {path.name for path in PACKAGE.glob("[!_]*.py")}
 
 
 def test_imports_run_one_way(graph: Graph) -> None:

@@ -50,6 +50,7 @@ _SWEEP = "tests/slurm/test_sweep_on_slurm.py::"
 _TWO_POINTS = _SWEEP + "test_two_points_train_each_on_a_ray_cluster_of_its_own"
 _FAILED_POINTS = _SWEEP + "test_points_that_failed_are_submitted_again_and_no_others"
 _TRAINING = "tests/stack/test_training.py::test_sync_advantages_are_the_formula_s"
+_OWN = "tests/stack/test_training.py::test_unlikeliness_goes_by_the_policys_own_log_probs_in_a_trainer_of_ones_own"
 _DEMO = "tests/stack/test_demo.py::test_the_demo_trains_and_shows_little"
 _MULTIRUN = "tests/stack/test_demo.py::test_a_sweep_trains_every_point"
 _STUDY = "tests/stack/test_demo.py::test_the_study_trains_measures_and_goes_on"
@@ -102,6 +103,7 @@ EXECUTED_BY = {
     "verl-dra report outputs/tiny_paths/study": _STUDY,
     "verl-dra report --text outputs/tiny_paths/sweep_": _MULTIRUN,
     "docker build": _IMAGE,
+    "python own_runner.py": _OWN,
 }
 """By the command's first words, the longest that fit: the test that executes it, or what it is made of, for real."""
 
@@ -124,7 +126,10 @@ BY_HAND = (
 )
 """Too long for CI; their pages say so."""
 
-NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: ")
+NO_COMMANDS = (
+    *("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: "),
+    *("# own_runner.py", "def compute_score", "verl.experimental"),
+)
 """How blocks begin that are no commands."""
 
 PROGRAMS = (
@@ -307,3 +312,13 @@ def test_what_was_not_run_is_said_to_be(entry: str) -> None:
         if how(command) == entry:
             said = command.readme.read_text()
             assert re.search(r"(?i)not (been )?run|not checked|not prove", said), f"{command}: say that it was not run"
+
+
+def test_the_metric_that_dapos_filter_may_go_by_tells_right_completions_apart() -> None:
+    (code,) = re.findall(r"```python\n(def compute_score.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    texts = ["it is 4", "so it is 4", "it is 5", "so it is 6"]
+    scores = [names["compute_score"]("toy", text, "4") for text in texts]
+    assert [score["acc"] for score in scores] == [1, 1, 0, 0]
+    assert [score["length_if_right"] for score in scores] == [7, 10, 0, 0]

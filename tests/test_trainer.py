@@ -17,6 +17,7 @@ from in_process_ray import pool_of
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl import DataProto
+from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
@@ -57,11 +58,13 @@ class TrainerInOutline(PPOTrainerSync):
         self.config, self.batches = config, [Batch("a")]
         self.global_steps = 1
         self.timing_raw: dict[str, float] = {}
+        self.of_filter: dict[str, Any] = {}
         self.logger = SimpleNamespace(logger={})
         self.tokenizer = SimpleNamespace(decode=_decode)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         self.timing_raw = timing_raw
+        metrics.update(self.of_filter)
         for batch in self.batches:
             self._compute_advantage(self._compute_old_log_prob(self._balance_batch(batch), metrics), metrics)
         return self.batches[-1]
@@ -195,6 +198,18 @@ def test_what_is_counted_adds_up_over_the_updates_of_a_step(pool: Any, monkeypat
     again: dict[str, Any] = {}
     trainer.step(again, {})
     assert again["dra/missing_rows"] == len(WAYS)
+
+
+def test_groups_that_dapos_filter_took_though_they_are_right_are_counted(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, metrics = trained(monkeypatch, pool, Batch("a"))
+    assert "dra/filtered_groups" not in metrics
+    for taken, right in (({1.0: 3, 0.0: 5, 0.5: 1, -1.0: 2}, 4), (None, 0)):
+        trainer._filters, trainer.of_filter = True, {} if taken is None else {DAPO_FILTERED_REWARD_COUNTS_KEY: taken}
+        of_step: dict[str, Any] = {}
+        trainer.step(of_step, {})
+        assert of_step["dra/filtered_groups"] == right
 
 
 def test_of_a_step_with_several_updates_the_first_is_recorded(

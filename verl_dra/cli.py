@@ -5,6 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+# Each is a package with `add_arguments` and `run`, imported when it is asked for.
+_COMMANDS = {
+    "doctor": ("doctor", "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
+    "simulate": ("simulate", "show diversity collapse, and DRA against it, on toy groups"),
+    "prepare-data": ("data", "turn a published maths set into veRL's parquet files"),
+    "sweep": ("sweep", "train the points of a grid on Slurm, each with a Ray cluster of its own"),
+    "report": ("report", "curves and groups of runs, as one HTML file or as text"),
+    "evaluate": ("evaluate", "pass@k, maj@k and diversity of a model or of samples that are there"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,31 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         train()
         return 0
-    return _parser(arguments)
+    options = _parser(arguments[:1]).parse_args(arguments)
+    status: int = options.run(options)
+    return status
 
 
-def _parser(arguments: list[str]) -> int:
-    from verl_dra import data, doctor, evaluate, report, simulate, sweep
-
+def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
+    """What reads the options; of a command that is not `asked` for, the name alone."""
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser(
         "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
     )
-    for name, command, text in (
-        ("doctor", doctor, "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
-        ("simulate", simulate, "show diversity collapse, and DRA against it, on toy groups"),
-        ("prepare-data", data, "turn a published maths set into veRL's parquet files"),
-        ("sweep", sweep, "train the points of a grid on Slurm, each with a Ray cluster of its own"),
-        ("report", report, "curves and groups of runs, as one HTML file or as text"),
-        ("evaluate", evaluate, "pass@k, maj@k and diversity of a model or of samples that are there"),
-    ):
+    for name, (package, text) in _COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
-    options = parser.parse_args(arguments)
-    status: int = options.run(options)
-    return status
+        if name in asked:
+            command = import_module(f"verl_dra.{package}")
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser
 
 
 if __name__ == "__main__":

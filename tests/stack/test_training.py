@@ -4,6 +4,7 @@ advantages are those of the formula."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 N = 4
 
 
@@ -237,9 +239,17 @@ def test_log_probabilities_do_not_wait_for_texts_to_be_decoded(toy_folder: Path,
         assert step["log_prob_at"] < step["decoded_at"][-1]
 
 
-def test_unlikeliness_goes_by_the_policys_own_log_probs(toy_folder: Path, tmp_path: Path) -> None:
-    run = train(toy_folder, tmp_path, ["trainer.total_training_steps=2", "dra.weight=unlikeliness"])
+def test_unlikeliness_goes_by_the_policys_own_log_probs_in_a_trainer_of_ones_own(
+    toy_folder: Path, tmp_path: Path
+) -> None:
+    """What trains is the example of verl_dra/training/README.md."""
+    page = (ROOT / "verl_dra" / "training" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(# own_runner.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "own_runner.py").write_text(example)
+    settings = ["trainer.total_training_steps=2", "dra.weight=unlikeliness"]
+    run = train(toy_folder, tmp_path, settings, SCRIPT=str(tmp_path / "own_runner.py"))
     assert len(run.steps) == 2
+    assert run.log.count(f"own/rows:{4 * N}") == 2
     for step in run.steps:
         assert_advantages_of(step, recomputed_by_likelihood(step))
     assert all(0.75 < least < 1 for least in run.metric("dra/weight/min"))

@@ -3,12 +3,14 @@
 Environment: DUMP, the folder for one file a step; NODES, nodes of an emulated Ray cluster, one fake GPU each; KILL,
 comma-separated `step:when:how` of scorer 0's deaths, when = sampled (before its scores are asked for) or pending
 (after; it stands still from before, or else it might have answered), how = kill (ray.kill, no restart) or signal
-(SIGKILL); DECODE_S, seconds that the trainer's tokenizer takes to decode a text.
+(SIGKILL); DECODE_S, seconds that the trainer's tokenizer takes to decode a text; SCRIPT, what trains in the place of
+`verl-dra train`, started as it would be by itself.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import threading
 import time
@@ -20,6 +22,7 @@ import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from ray.cluster_utils import Cluster
+from verl.trainer import main_ppo
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
 from verl_dra.config import prepare
@@ -124,11 +127,10 @@ def watched(base: Any) -> Any:
 def watching(base: Any) -> Any:
     class WatchingTaskRunner(base):
         def run(self, config: DictConfig) -> Any:
-            # Imported here: this class travels by value, and a global would come as a copy.
-            from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+            from verl.trainer.ppo import v1
 
-            mode = config.trainer.v1.trainer_mode
-            TRAINER_REGISTRY[mode] = watched(TRAINER_REGISTRY[mode])
+            of_mode = v1.get_trainer_cls
+            v1.get_trainer_cls = lambda mode: watched(of_mode(mode))
             return super().run(config)
 
     # As verl_dra.main starts them.
@@ -149,5 +151,18 @@ def main(config: DictConfig) -> None:
     run_ppo(config, task_runner_class=watching(DRATaskRunner if dra.enabled else PlainTaskRunner))
 
 
+def run_script(path: str) -> None:
+    """A script of a user's, whose task runner is watched."""
+
+    def run_watched(config: DictConfig, task_runner_class: Any) -> None:
+        run_ppo(config, watching(task_runner_class.__ray_metadata__.modified_class))
+
+    main_ppo.run_ppo = run_watched
+    runpy.run_path(path, run_name="__main__")
+
+
 if __name__ == "__main__":
-    main()
+    if script := os.environ.get("SCRIPT"):
+        run_script(script)
+    else:
+        main()

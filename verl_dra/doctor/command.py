@@ -88,7 +88,7 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
         yield from (*refused, *_software(versions.TESTED), skip("all else", "needs the configuration"))
         return
     # Hydra and Ray are there, or nothing would have been composed.
-    from verl_dra.doctor import cluster, data_files, fast, model, reward_function
+    from verl_dra.doctor import cluster, data_files, fast, group_filter, model, reward_function
     from verl_dra.doctor.run_config import cluster_address, files, is_remote, select
 
     config, output = composed[0]
@@ -109,6 +109,7 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
         *guarded("tokenizer", model.tokenizer, config, elsewhere),
         *guarded("data", data_files.data_files, config, elsewhere),
         *guarded("reward function", reward_function.reward_function, config, elsewhere),
+        *guarded("group filter", group_filter.group_filter, config),
         *(
             guarded("encoder", _encoder, config)
             if good

@@ -9,7 +9,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_dra.config import ConfigError
-from verl_dra.doctor import cluster, data_files, encoder, machine, model, resuming, reward_function, versions
+from verl_dra.doctor import (
+    cluster,
+    data_files,
+    encoder,
+    group_filter,
+    machine,
+    model,
+    resuming,
+    reward_function,
+    versions,
+)
 from verl_dra.doctor.check import Check, guarded, skip
 from verl_dra.doctor.run_config import cluster_address, select, trains_on_cpu
 
@@ -94,6 +104,7 @@ def _checks(config: DictConfig, output: Path) -> Iterator[Check]:
         *guarded("veRL plugin", versions.plugin, False),
         *guarded("transfer_queue", versions.transfer_queue, False),
         *file_checks(config, address is not None),
+        *guarded("group filter", group_filter.group_filter, config),
         *machine_checks(config, output, address),
         *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
     )

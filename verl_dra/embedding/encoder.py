@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from torch import Tensor
-
 from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONG_TEXT = ("chunk", "head", "tail")
 _ONLY_OPENAI = ("base_url", "api_key_env", "tokenizer", "timeout_s", "max_retries")

@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
-
-from verl_dra import effective_paths, graph_cut_smi
 from verl_dra.embedding import Encoder, encode_all
 from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
 from verl_dra.evaluate.generations import Sample
@@ -170,6 +167,11 @@ def ends(name: str) -> tuple[float, float] | None:
 
 def _diversity(groups: Sequence[Sequence[Judged]], encoder: Encoder) -> dict[str, list[float]]:
     """Effective paths and mean SMI of each group, of all samples and of the right ones (NaN where there are none)."""
+    # Imported here: torch takes seconds, and the command's help does without it.
+    import torch
+
+    from verl_dra import effective_paths, graph_cut_smi
+
     vectors = encode_all(encoder, [one.sample.text for group in groups for one in group])
     of_group = torch.tensor([i for i, group in enumerate(groups) for _ in group])
     right = torch.tensor([one.right for group in groups for one in group])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _DIGITS = 4
 
@@ -40,7 +41,7 @@ def recorded_group(
             }
             for i, text in enumerate(texts)
         ],
-        "similarity": None if similarity is None else np.round(similarity.astype(np.float64), _DIGITS).tolist(),
+        "similarity": None if similarity is None else similarity.astype("float64").round(_DIGITS).tolist(),
     }
 
 

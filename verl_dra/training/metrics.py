@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.scores import StepScores
@@ -27,6 +29,12 @@ COUNTS = tuple(
 def record_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     """Metrics of `Recorder.counts`."""
     return {f"dra/{name}_groups": float(groups) for name, groups in counts.items()}
+
+
+def filter_metrics(of_verl: Mapping[str, Any]) -> dict[str, float]:
+    """Of a step's metrics, with `algorithm.filter_groups`: groups that it took although they are right throughout."""
+    groups: Mapping[float, int] = of_verl.get(DAPO_FILTERED_REWARD_COUNTS_KEY, {})
+    return {"dra/filtered_groups": float(sum(count for value, count in groups.items() if value > 0))}
 
 
 def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str, float]:

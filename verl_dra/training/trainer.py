@@ -33,7 +33,7 @@ from verl_dra.scorer.scores import StepScores, step_scores
 from verl_dra.terminal.console import say
 from verl_dra.training.estimator import Step, estimating
 from verl_dra.training.load import Load
-from verl_dra.training.metrics import COUNTS, record_metrics, step_metrics
+from verl_dra.training.metrics import COUNTS, filter_metrics, record_metrics, step_metrics
 from verl_dra.training.recording import FetchedGroup, fetched_groups
 from verl_dra.training.rows import Rows
 from verl_dra.training.summary import Summary
@@ -62,6 +62,7 @@ class DRATrainerMixin(PPOTrainer):
         self._scorers: ScorerPool | None = None
         self._smi: SMIFunction = self._dra.smi_function()
         self._only_shown = self._dra.weight == "unlikeliness"
+        self._filters = bool(OmegaConf.select(config, "algorithm.filter_groups.enable"))
         self._rows: Rows | None = None
         self._asking: Asking | None = None
         self._knows_unknown = False
@@ -106,6 +107,8 @@ class DRATrainerMixin(PPOTrainer):
         finally:
             self._stop_asking()
         metrics.update(self._counts)
+        if self._filters:
+            metrics.update(filter_metrics(metrics))
         return batch
 
     def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
