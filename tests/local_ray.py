@@ -37,3 +37,10 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def process_of(scorer: Any) -> int:
+    """The process of a scorer that may be about to end, or to start again: Ray repeats `encoder`, and `ready` not."""
+    ray.get(scorer.encoder.remote())
+    pid: int = ray.get(scorer.ready.remote())
+    return pid

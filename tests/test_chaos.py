@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import processes
 import pytest
-import ray
 import torch
 from clients import all_sent
-from local_ray import local_ray
+from local_ray import local_ray, process_of
 from omegaconf import OmegaConf
 
 from verl_dra.algorithm import diversity_weights, graph_cut_smi
@@ -86,7 +85,7 @@ def step_texts(rng: random.Random, step: int) -> Texts:
 
 
 def kill(run: Run, replica: int) -> None:
-    processes.kill(ray.get(run.pool.handles[replica].ready.remote()))
+    processes.kill(process_of(run.pool.handles[replica]))
 
 
 def test_every_advantage_is_that_of_the_undisturbed_run(cluster: None) -> None:

@@ -22,7 +22,7 @@ import torch
 import transfer_queue as tq
 from clients import all_sent
 from fake_encoders import BREAK, POISON, STALL
-from local_ray import local_ray
+from local_ray import local_ray, process_of
 from omegaconf import OmegaConf
 from processes import alive
 from tensordict import TensorDict
@@ -179,7 +179,7 @@ def embed(run: Run, texts: Texts) -> None:
 
 def kill(run: Run, replica: int, how: str) -> None:
     handle = run.pool.handles[replica]
-    pid = ray.get(handle.ready.remote())
+    pid = process_of(handle)
     if how == "sigkill":
         os.kill(pid, signal.SIGKILL)
     else:
@@ -390,9 +390,8 @@ def test_a_text_that_ends_the_process_ends_no_later_step(start: Callable[..., Ru
     bad, good = completions(groups=2), completions(groups=2)
     bad[next(iter(bad))] = POISON
     assert unscored(run.vectors(bad), bad) == 2
-    # A process that starts on a busy machine may take longer than a step waits. One that is about to end may be asked:
-    # Ray asks again for this, and for `ready` not.
-    ray.get([handle.encoder.remote() for handle in run.pool.handles])
+    # A process that starts on a busy machine may take longer than a step waits.
+    process_of(run.pool.handles[0])
     scores = run.vectors(good)
     assert_right(scores, good)
 
@@ -431,7 +430,7 @@ def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_start
     start: Callable[..., Run],
 ) -> None:
     run = start(num_replicas=3, deadline_s=2, on_failure="unadjusted")
-    pids = ray.get([handle.ready.remote() for handle in run.pool.handles])
+    pids = [process_of(handle) for handle in run.pool.handles]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     before = time.monotonic()
@@ -638,7 +637,7 @@ def test_what_is_only_shown_is_taken_as_far_as_it_is_there(start: Callable[..., 
 
 def test_nothing_is_left_after_close(start: Callable[..., Run]) -> None:
     run = start("ngram", num_replicas=2)
-    pids = ray.get([handle.ready.remote() for handle in run.pool.handles])
+    pids = [process_of(handle) for handle in run.pool.handles]
     assert all(map(alive, pids))
     run.pool.close()
     eventually(lambda: not any(map(alive, pids)))

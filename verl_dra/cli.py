@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 # Each is a package with `add_arguments` and `run`, imported when it is asked for.
-_COMMANDS = {
+COMMANDS = {
     "doctor": ("doctor", "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
     "simulate": ("simulate", "show diversity collapse, and DRA against it, on toy groups"),
     "prepare-data": ("data", "turn a published maths set into veRL's parquet files"),
@@ -40,7 +40,7 @@ def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     commands.add_parser(
         "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
     )
-    for name, (package, text) in _COMMANDS.items():
+    for name, (package, text) in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         if name in asked:
             command = import_module(f"verl_dra.{package}")
