@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 TORCH := torch==2.13.0
 UV := uv==0.13.9
 COSMIC_RAY := cosmic-ray==8.7.0
+TRL := trl==1.16.0
 
-.PHONY: env demo test test-slow test-all test-gpu bench mutants lint types format lock clean
+.PHONY: env demo test test-slow test-all test-gpu test-trl bench mutants lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -38,6 +39,10 @@ test-all: test test-slow
 
 test-gpu:  ## what only a GPU can show, in the environment of PYTHON, where veRL runs on it
 	$(PYTHON) tests/gpu
+
+test-trl: $(READY)  ## recipes/trl in TRL's own trainer, which comes beside the environment
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target build/trl --no-deps '$(TRL)'
+	PYTHONPATH=build/trl $(BIN)/python tests/trl_trainer.py
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks

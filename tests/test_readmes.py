@@ -121,14 +121,14 @@ NOT_EXECUTED = {
 """What they need, which neither we nor CI have; the README that has them says that they were not run."""
 
 BY_HAND = (
-    *("make bench", "make mutants", "SAMPLE=60 make mutants"),
+    *("make bench", "make mutants", "SAMPLE=60 make mutants", "make test-trl"),
     *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"),
 )
 """Too long for CI; their pages say so."""
 
 NO_COMMANDS = (
     *("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: "),
-    *("# own_runner.py", "def compute_score", "verl.experimental"),
+    *("# own_runner.py", "def compute_score", "verl.experimental", "from dra_reward"),
 )
 """How blocks begin that are no commands."""
 

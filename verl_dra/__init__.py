@@ -1,6 +1,6 @@
 """Diversity-aware reward adjustment (DRA-GRPO, arXiv 2505.09655) for veRL.
 
-The names below are the algorithm alone: pure torch, importable without veRL or Ray.
+The names below need neither veRL nor Ray: the algorithm, which is pure torch, and `dra_rewards` of texts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         graph_cut_smi,
         log_det_smi,
     )
+    from verl_dra.from_texts import dra_rewards
 
 __version__ = "0.1.0.dev0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "adjust_rewards",
     "diversity_weights",
+    "dra_rewards",
     "effective_paths",
     "graph_cut_smi",
     "log_det_smi",
@@ -32,5 +34,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # When they are asked for: torch takes seconds to import, and a job's processes and most commands do without it.
     if name in __all__:
-        return getattr(importlib.import_module("verl_dra.algorithm"), name)
+        module = "verl_dra.from_texts" if name == "dra_rewards" else "verl_dra.algorithm"
+        return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
