@@ -38,6 +38,8 @@ EXECUTED_HERE = {
     "verl-dra report RUN_DIR RUN_DIR --out report.html": "report.html",
     "verl-dra simulate --plot group.png": "group.png",
     "verl-dra simulate --scene policy --plot policy.png": "policy.png",
+    "verl-dra simulate --scene policy --accuracies 0.6,0.58,0.4 --mode-cosine 0.8 --start-ratio 0.2 "
+    "--estimator dr_grpo --lr 10 --steps 1000": None,
     "verl-dra simulate --std population": None,
     "verl-dra simulate --help": None,
 }
@@ -124,7 +126,7 @@ BY_HAND = (
 )
 """Too long for CI; their pages say so."""
 
-NO_COMMANDS = ("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: ")
+NO_COMMANDS = ("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: ")
 """How blocks begin that are no commands."""
 
 PROGRAMS = (

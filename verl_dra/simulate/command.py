@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     policy = parser.add_argument_group("scene policy")
     add_option(policy, "--modes", PolicyScene, "right ways of reasoning, beside a wrong one", type=int)
     add_option(
+        policy,
+        "--accuracies",
+        PolicyScene,
+        "of the modes, such as 0.6,0.6,0.4, in the place of right modes and a wrong one",
+        type=_numbers,
+        metavar="A,B,...",
+    )
+    add_option(
         policy, "--start-ratio", PolicyScene, "start probability of a right mode over the one before", type=float
     )
     add_option(policy, "--wrong-start", PolicyScene, "start probability of the wrong mode", type=float)
@@ -86,10 +94,17 @@ def run(args: argparse.Namespace) -> int:
 def _play(args: argparse.Namespace) -> GroupReport | PolicyReport:
     scoring = read_settings(Scoring, args)
     if args.scene == "policy":
+        if hasattr(args, "accuracies"):
+            vars(args).setdefault("modes", len(args.accuracies))
+            vars(args).setdefault("wrong_start", 0.0)
         refuse_options_of(GroupScene, (PolicyScene, Scoring), args, "is an option of --scene group alone")
         return PolicyReport(play_policy(read_settings(PolicyScene, args), scoring))
     refuse_options_of(PolicyScene, (GroupScene, Scoring), args, "is an option of --scene policy alone")
     return GroupReport(play_group(read_settings(GroupScene, args), scoring))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def _check_plot(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 
 import matplotlib
@@ -33,7 +34,7 @@ def policy_figure(result: PolicyResult) -> Figure:
     entropy, grpo, dra = figure.subplots(1, 3)
     _entropies(entropy, result)
     for axes, run, name in zip((grpo, dra), (result.grpo, result.dra), result.scoring.names, strict=True):
-        _mode_areas(axes, run, name)
+        _mode_areas(axes, run, name, result.scene.labels())
     areas, labels = dra.get_legend_handles_labels()
     figure.legend(areas[::-1], labels[::-1], loc="outside right center", frameon=False, title="mode")
     return figure
@@ -72,20 +73,20 @@ def _similarity_map(axes: Axes, result: GroupResult) -> None:
     axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
-def _mode_areas(axes: Axes, run: Trajectory, name: str) -> None:
-    right = run.probabilities.shape[1] - 1
+def _mode_areas(axes: Axes, run: Trajectory, name: str, labels: Sequence[str]) -> None:
+    right = int((run.chances > 0).sum())
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, right))
     axes.stackplot(
         range(len(run.probabilities)),
         run.probabilities.T,
-        labels=[*(f"right {i + 1}" for i in range(right)), "wrong"],
-        colors=[*shades, WRONG],
+        labels=labels,
+        colors=[*shades, WRONG][: len(labels)],
         edgecolor="white",
         linewidth=0.4,
     )
     axes.set(xlim=(0, len(run.probabilities) - 1), ylim=(0, 1), xlabel="step", ylabel="probability of each mode")
     axes.set_title(
-        f"{name}: {run.covered[-1]:.1f} of {right} right modes in a group\n"
+        f"{name}: {run.covered[-1]:.1f} of {right} modes in a group\n"
         f"of {run.group_size} at the end, {run.covered[0]:.1f} at the start"
     )
 
