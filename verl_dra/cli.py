@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: list[str]) -> int:
-    from verl_dra import data, doctor, evaluate, report, simulate, sweep
+    from verl_dra import calibrate, data, doctor, evaluate, report, simulate, sweep
 
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -34,6 +34,7 @@ def _parser(arguments: list[str]) -> int:
         ("prepare-data", data, "turn a published maths set into veRL's parquet files"),
         ("sweep", sweep, "train the points of a grid on Slurm, each with a Ray cluster of its own"),
         ("report", report, "curves and groups of runs, as one HTML file or as text"),
+        ("calibrate", calibrate, "whether an encoder's cosines tell ways of reasoning apart, on labelled pairs"),
         ("evaluate", evaluate, "pass@k, maj@k and diversity of a model or of samples that are there"),
     ):
         subparser = commands.add_parser(name, help=text, description=text)

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -17,8 +16,7 @@ from verl_dra.simulate.options import OptionError, add_option, read_settings, re
 from verl_dra.simulate.policy_report import PolicyReport
 from verl_dra.simulate.policy_scene import PolicyScene, play_policy
 from verl_dra.simulate.scoring import Estimator, Scoring, VerlUnavailableError
-
-_PLOT_FORMATS = (".png", ".svg", ".pdf")
+from verl_dra.terminal.pictures import PictureError, check_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
     """Play the scene of `args`. 0: shown; 1: something is not installed or not writable; 2: impossible options."""
     try:
         if args.plot is not None:
-            _check_plot(args.plot)
+            check_picture(args.plot)
         report = _play(args)
         if args.plot is not None:
             report.figure().savefig(args.plot, dpi=160)
-    except OptionError as error:
+    except (OptionError, PictureError) as error:
         sys.stderr.write(f"verl-dra simulate: error: {error}\n")
         return 2
     except (VerlUnavailableError, OSError) as error:
@@ -105,12 +103,3 @@ def _play(args: argparse.Namespace) -> GroupReport | PolicyReport:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
-
-
-def _check_plot(path: Path) -> None:
-    if path.suffix.lower() not in _PLOT_FORMATS:
-        raise OptionError(f"--plot {path} must end in {', '.join(_PLOT_FORMATS)}")
-    if not path.parent.is_dir():
-        raise OptionError(f"--plot {path}: there is no folder {path.parent}")
-    if find_spec("matplotlib") is None:
-        raise OptionError("--plot needs matplotlib; pip install 'verl_dra[plot]'")
