@@ -1,16 +1,19 @@
-"""`verl-dra calibrate`: its measures against their definitions, what it reads and refuses, the tables of the READMEs."""
+"""`verl-dra calibrate`: its measures by their definitions, what it reads and refuses, the tables of the READMEs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from run_folders import make_run
@@ -18,6 +21,7 @@ from run_folders import make_run
 from verl_dra.calibrate.encoders import RandomEncoder
 from verl_dra.calibrate.measure import auc, auc_interval, cluster_cosine
 from verl_dra.cli import main
+from verl_dra.embedding import EmbeddingConfig, Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.files import rows
 
@@ -266,6 +270,14 @@ def test_a_run_without_records_is_told_how_to_get_some(calibrate: Calibrate, tmp
     assert calibrate(tmp_path)[0] == 1
 
 
+def test_what_is_not_installed_is_named(calibrate: Calibrate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else real(name))
+    status, out, err = calibrate(write(tmp_path / "pairs.jsonl", *GOOD))
+    assert (status, out) == (1, "")
+    assert "needs scipy: pip install 'verl_dra[train,report]'" in err
+
+
 def test_pictures_are_drawn(calibrate: Calibrate, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name, source in (
@@ -285,6 +297,57 @@ def test_an_encoder_is_given_as_dra_embedding_has_it(calibrate: Calibrate, tmp_p
     _, out, _ = calibrate(file, "--json", *(word for spec in specs for word in ("--encoder", spec)))
     of = [encoder["pairs_of"][0]["mean"] for encoder in json.loads(out)["encoders"]]
     assert of == pytest.approx([of[0]] * 4)
+
+
+class HalfBlindEncoder(NgramEncoder):
+    """Of each text it sees half the tokens, of which it knows half; nothing of what begins with x."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = super().encode(texts)
+        vectors = encoded.vectors.clone()
+        vectors[[text.startswith("x") for text in texts]] = 0
+        tokens = torch.full((len(texts),), 8)
+        return Encoded(vectors, tokens, truncated_tokens=tokens // 2, unknown_tokens=tokens // 4)
+
+
+class AwayEncoder(HalfBlindEncoder):
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        raise EncoderUnavailableError("the server is down")
+
+
+class InfiniteEncoder(HalfBlindEncoder):
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = super().encode(texts)
+        return replace(encoded, vectors=encoded.vectors + torch.inf)
+
+
+def test_what_an_encoder_does_not_see_is_said(calibrate: Calibrate, tmp_path: Path) -> None:
+    file = write(tmp_path / "pairs.jsonl", *GOOD)
+    status, text, _ = calibrate(file, "--encoder", "test_calibrate:HalfBlindEncoder")
+    assert status == 0
+    assert "does not see 50.0% of the tokens" in text
+    assert "does not know 25.0% of the tokens" in text
+    assert "zero vector for 2 texts" in text
+    # All cosines are 0, of which no cut is better than none.
+    (encoder,) = json.loads(calibrate(file, "--encoder", "test_calibrate:HalfBlindEncoder", "--json")[1])["encoders"]
+    assert (encoder["auc"], encoder["cluster_cosine"], encoder["balanced_accuracy"]) == (0.5, None, None)
+    assert "none" in text
+
+
+def test_an_encoder_that_fails_is_named(calibrate: Calibrate, tmp_path: Path) -> None:
+    file = write(tmp_path / "pairs.jsonl", *GOOD)
+    for name, words in (
+        ("test_calibrate:AwayEncoder", "the server is down"),
+        ("test_calibrate:InfiniteEncoder", "not finite"),
+        ("fake_encoders:BrokenEncoder", "no weights"),
+    ):
+        status, out, err = calibrate(file, "--encoder", name)
+        assert (status, out) == (1, "")
+        assert name in err
+        assert words in err
 
 
 @pytest.mark.parametrize(
@@ -324,9 +387,6 @@ def test_what_can_t_be_measured_is_said(calibrate: Calibrate, tmp_path: Path) ->
         status, out, err = calibrate(source, "--encoder", "ngram")
         assert (status, out) == (1, "")
         assert words in err
-    status, _, err = calibrate(write(tmp_path / "pairs.jsonl", *GOOD), "--encoder", "fake_encoders:BrokenEncoder")
-    assert status == 1
-    assert "no weights" in err
 
 
 def table_of(readme: Path, head: str) -> list[list[str]]:
@@ -355,7 +415,8 @@ def test_the_tables_of_the_readmes_are_what_the_commands_show(calibrate: Calibra
     content = json.loads(calibrate(STRATEGIES / "groups.jsonl", "--json")[1])
     shown = table_of(STRATEGIES / "README.md", "encoder | AUC | 95 %")
     for row, of in zip(shown, content["encoders"], strict=True):
-        found = [of["auc"], *of["auc_interval"], *of["survival_ratio"].values()]
+        laws = of["survival_ratio"]
+        found = [of["auc"], *of["auc_interval"], laws["dr_grpo"], laws["grpo"]]
         assert numbers(row[1:5]) == pytest.approx(found, abs=0.015)
         assert numbers(row[6:]) == pytest.approx([of["balanced_accuracy"]], abs=0.015)
         # The best cut jumps where another is nearly as good.

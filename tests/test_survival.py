@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from verl_dra.algorithm.survival import normalised_survival_ratio, survival_ratio
+from verl_dra.algorithm.survival import batch_survival_ratio, normalised_survival_ratio, survival_ratio
 
 cosines = st.floats(-0.4, 1)
 sizes = st.integers(2, 6)
@@ -54,12 +54,26 @@ def test_so_it_does_where_the_standard_deviation_divides(
     assert (push(within, across, size, common, rare, normalised=True) > 0) == (times > 1)
 
 
+@settings(deadline=None)
+@given(cosines, cosines, sizes, accuracies, st.floats(0.5, 2))
+def test_with_a_batch_s_baseline_a_collapsed_group_is_what_it_must_beat(
+    within: float, across: float, size: int, common: float, times: float
+) -> None:
+    assume(abs(times - 1) > 1e-6)
+    rare = common * batch_survival_ratio(within, across, size) * times
+    collapsed, mixed = (np.full((size, size), within) for _ in range(2))
+    mixed[0, 1:] = mixed[1:, 0] = across
+    for cosine in (collapsed, mixed):
+        np.fill_diagonal(cosine, 1)
+    baseline = (common / np.maximum(collapsed.sum(1), 1)).mean()
+    assert (rare / max(mixed[0].sum(), 1) > baseline) == (times > 1)
+
+
 def test_by_hand() -> None:
     assert survival_ratio(0.92, 0.45, 8) == pytest.approx((1 + 7 * 0.45) / (1 + 6 * 0.92 + 0.45))
     assert survival_ratio(0.7, 0.7, 8) == pytest.approx(1)
     assert survival_ratio(0.5, 0.9, 8) > 1
-    # Only the baseline of a batch of collapsed groups would let it live at a lower one.
-    assert survival_ratio(0.92, 0.45, 8) > (1 + 7 * 0.45) / (1 + 7 * 0.92) > 0.55
+    assert batch_survival_ratio(0.92, 0.45, 8) == pytest.approx((1 + 7 * 0.45) / (1 + 7 * 0.92))
     assert survival_ratio(0.9, 0.3, 10_000) == pytest.approx(1 / 3, abs=1e-3)
 
 

@@ -16,14 +16,25 @@ def survival_ratio(within: float, across: float, group_size: int) -> float:
     """The ratio of accuracies, rare over common, above which the rare way grows under DRA-Dr.GRPO.
 
     It is (1 + across (G - 1)) / (1 + within (G - 2) + across), each side clamped from below at 1, as weights are. 1 is
-    GRPO's own: of ways that are equally right none grows. With a baseline that is the mean of a batch in which all
-    other groups have the common way alone it is a little lower, (1 + across (G - 1)) / (1 + within (G - 1)).
+    GRPO's own: of ways that are equally right none grows.
 
     Raises:
         ValueError: a cosine that is none, or a group of less than 2.
     """
     rare, common = _weights(within, across, group_size)
     return common / rare
+
+
+def batch_survival_ratio(within: float, across: float, group_size: int) -> float:
+    """The same where the baseline is the mean of a batch, whose other groups have the common way alone.
+
+    It is (1 + across (G - 1)) / (1 + within (G - 1)): a little lower, where the ways are alike within.
+
+    Raises:
+        ValueError: as `survival_ratio`.
+    """
+    rare, _ = _weights(within, across, group_size)
+    return 1 / max(1 + within * (group_size - 1), 1) / rare
 
 
 def normalised_survival_ratio(within: float, across: float, group_size: int, accuracy: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verl_dra.algorithm.survival import normalised_survival_ratio, survival_ratio
+from verl_dra.algorithm.survival import batch_survival_ratio, normalised_survival_ratio, survival_ratio
 from verl_dra.calibrate.encoders import Seen
 from verl_dra.calibrate.measure import QUANTILES, auc, auc_interval, cluster_cosine
 from verl_dra.calibrate.pairs import Labelled
@@ -130,12 +130,11 @@ def _of_labelled(labelled: Labelled, seen: Seen, group_size: int) -> dict[str, A
     within, across = float(cosine[same].mean()), float(cosine[~same].mean())
     cut = cluster_cosine(cosine, same)
     kinds = np.array(labelled.kind)
-    parts: list[tuple[bool, str | None]] = [(True, None), (False, None)]
+    parts: list[tuple[bool, str | None]] = []
     for label in (True, False):
+        of_label = dict.fromkeys(kinds[same == label].tolist())
         # Where there is one kind alone, it is all.
-        of_label = list(dict.fromkeys(kinds[same == label].tolist()))
-        at = len(parts) if not label else 1
-        parts[at:at] = [(label, kind) for kind in of_label] if len(of_label) > 1 else []
+        parts += [(label, None), *((label, kind) for kind in of_label if len(of_label) > 1)]
     return {
         **_about(seen),
         "auc": auc(cosine, same),
@@ -143,6 +142,7 @@ def _of_labelled(labelled: Labelled, seen: Seen, group_size: int) -> dict[str, A
         "survival_ratio": {
             "dr_grpo": survival_ratio(within, across, group_size),
             "grpo": normalised_survival_ratio(within, across, group_size, COMMON_ACCURACY),
+            "batch_baseline": batch_survival_ratio(within, across, group_size),
         },
         "cluster_cosine": None if cut is None else cut[0],
         "balanced_accuracy": None if cut is None else cut[1],

@@ -94,7 +94,7 @@ class PolicyReport:
         )
 
     def figure(self) -> Figure:
-        """What `--plot` draws: mode probabilities under both, and the entropy of the right modes."""
+        """What `--plot` draws: mode probabilities under both, the entropy of the right modes and log(p1 / p2)."""
         from verl_dra.simulate.plots import policy_figure
 
         return policy_figure(self.result)
