@@ -83,6 +83,8 @@ def test_the_cut_is_the_best_of_all(pairs: list[tuple[float, bool]]) -> None:
 
 def test_of_equally_good_cuts_the_widest_gap_is_taken() -> None:
     assert cluster_cosine(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True])) == (0.5, 1.0)
+    cut = cluster_cosine(np.array([0.1, 0.2, 0.3, 0.8]), np.array([False, True, False, True]))
+    assert cut == pytest.approx((0.55, 0.75))
     assert cluster_cosine(np.array([0.9, 0.1]), np.array([False, True])) is None
     assert cluster_cosine(np.array([0.5, 0.5]), np.array([False, True])) is None
 
@@ -230,15 +232,17 @@ def test_a_run_shows_what_is_known_of_its_cosines(calibrate: Calibrate, tmp_path
     content = json.loads(out)
     assert status == 0
     groups = [row for path in (run / "groups").glob("*.jsonl") for _, row in rows(path) if isinstance(row, dict)]
-    cosine, equal = [], []
+    cosine, equal, copies = [], [], 0
     for group in groups:
         for i in range(8):
             for j in range(i):
                 if group["scored"]:
+                    copies += group["completions"][i]["text"] == group["completions"][j]["text"]
                     cosine.append(group["similarity"][i][j])
                     equal.append(group["completions"][i]["reward"] == group["completions"][j]["reward"])
     counts = [content[key] for key in ("steps", "groups", "unscored_groups", "unreadable_lines", "pairs")]
     assert counts == [4, 11, 1, 1, 11 * 28]
+    assert content["equal_texts"] == copies > 0
     recorded, ngram = content["encoders"]
     assert (recorded["encoder"], ngram["encoder"]) == ("as recorded", "ngram")
     assert recorded["pairs_of"][0]["mean"] == pytest.approx(np.mean(cosine))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from verl_dra.algorithm.survival import normalised_survival_ratio, survival_ratio
 from verl_dra.simulate import add_arguments, run
 from verl_dra.simulate.group_scene import GroupScene, play_group
 from verl_dra.simulate.policy_scene import PolicyScene, play_policy
@@ -161,6 +162,10 @@ def test_the_law_is_where_a_vanishing_mode_turns(estimator: Any, smi: str, commo
         scene = PolicyScene(**options, accuracies=(common, accuracy), lr=1e6)
         start, end = play_policy(scene, scoring).dra.log_ratio
         assert (end < start) == grows, (accuracy, law)
+    if smi == "graph_cut":
+        cosines = scene.clone_cosine, scene.mode_cosine, scene.group_size
+        formula = survival_ratio(*cosines) if estimator == "dr_grpo" else normalised_survival_ratio(*cosines, common)
+        assert law == pytest.approx(common * formula, rel=1e-5)
 
 
 def test_modes_of_accuracies_are_trained_by_the_definition() -> None:

@@ -46,6 +46,7 @@ def recorded_content(recorded: Recorded, seen: Sequence[Seen]) -> dict[str, Any]
         "unreadable_lines": recorded.unreadable,
         "shortened_texts": recorded.shortened,
         "pairs": len(equal),
+        "equal_texts": int((recorded.pairs.first == recorded.pairs.second).sum()),
         "encoders": [
             {
                 **_about(one),
@@ -115,8 +116,8 @@ def recorded_text(content: dict[str, Any]) -> str:
             "encoders given here see less than the run's did.\n"
         )
     return (
-        f"{content['pairs']} pairs of completions of one group, of {content['groups']} groups in {content['steps']} "
-        f"steps{left_out}.\n\n"
+        f"{content['pairs']} pairs of completions of one group, {content['equal_texts']} of them of equal texts, of "
+        f"{content['groups']} groups in {content['steps']} steps{left_out}.\n\n"
         f"{_distributions(content)}\n"
         "Nobody has labelled these pairs: they say how alike completions are, and not whether that means a way. Two\n"
         "right answers may go different ways, and a right and a wrong one the same way. Label some of them, the same\n"
