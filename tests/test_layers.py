@@ -19,12 +19,12 @@ LAYERS = (
     {"scorer", "from_texts"},
     {"config"},
     {"training"},
-    {"job", "doctor", "evaluate", "report", "simulate"},
+    {"job", "doctor", "evaluate", "report", "calibrate", "simulate"},
     {"main", "plugin", "sweep"},
     {"cli"},
 )
-# Where one of a layer uses another: doctor counts CPUs as the job does.
-KNOWS = {("doctor", "job"), ("evaluate", "data")}
+# Where one of a layer uses another: doctor counts CPUs as the job does, calibrate reads the records that report shows.
+KNOWS = {("doctor", "job"), ("calibrate", "report"), ("evaluate", "data")}
 # What the algorithm, alone of all, imports of others.
 OF_ALGORITHM = {"torch", "numpy"}
 

@@ -38,6 +38,8 @@ EXECUTED_HERE = {
     "verl-dra report RUN_DIR RUN_DIR --out report.html": "report.html",
     "verl-dra simulate --plot group.png": "group.png",
     "verl-dra simulate --scene policy --plot policy.png": "policy.png",
+    "verl-dra simulate --scene policy --accuracies 0.6,0.58,0.4 --mode-cosine 0.8 --start-ratio 0.2 "
+    "--estimator dr_grpo --lr 10 --steps 1000": None,
     "verl-dra simulate --std population": None,
     "verl-dra simulate --help": None,
 }
@@ -62,6 +64,7 @@ _OPEN_RS = "tests/stack/test_open_rs_trains.py::test_from_published_rows_to_trai
 _EVALUATE = "tests/test_evaluate.py::test_a_model_is_sampled_through_vllm_and_a_cut_off_run_goes_on"
 _IMAGE = "tests/test_docker.py::test_the_image_has_what_the_base_carried_at_the_same_versions"
 _SWEEPS = "tests/slurm/test_sweep_on_slurm.py::test_hydras_own_launcher_runs_the_trainer_on_a_node"
+_CALIBRATED = "tests/test_calibrate.py::test_the_tables_of_the_readmes_are_what_the_commands_show"
 _PREPARED = "tests/test_tiny_paths.py::test_intact_folder_is_reused_and_made_alike_elsewhere"
 
 EXECUTED_BY = {
@@ -95,6 +98,8 @@ EXECUTED_BY = {
     "verl-dra prepare-data other --repo": "tests/test_prepare_columns.py::test_a_set_comes_from_the_hub_by_its_columns",
     "verl-dra evaluate --model MODEL": _EVALUATE,
     "verl-dra evaluate --compare": "tests/test_compare.py::test_a_comparison_by_hand",
+    "verl-dra calibrate recipes/strategies": _CALIBRATED,
+    "python recipes/strategies/make.py": "tests/test_calibrate.py::test_the_files_are_what_the_program_makes",
     "python recipes/tiny_paths/prepare.py": _PREPARED,
     "python recipes/tiny_paths/measure.py": "tests/stack/test_demo.py::test_a_policy_is_measured",
     "python recipes/tiny_paths/demo.py --multirun": _MULTIRUN,
@@ -127,7 +132,7 @@ BY_HAND = (
 """Too long for CI; their pages say so."""
 
 NO_COMMANDS = (
-    *("SMI_i = ", "verl_dra/algorithm/ ", "`runtime_env` with", "@misc", ">>> ", "entrypoint: "),
+    *("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", "@inproceedings", ">>> ", "entrypoint: "),
     *("# own_runner.py", "def compute_score", "verl.experimental", "from dra_reward"),
 )
 """How blocks begin that are no commands."""

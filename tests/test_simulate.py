@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from verl_dra.algorithm.survival import normalised_survival_ratio, survival_ratio
 from verl_dra.simulate import add_arguments, run
 from verl_dra.simulate.group_scene import GroupScene, play_group
 from verl_dra.simulate.policy_scene import PolicyScene, play_policy
@@ -109,7 +110,7 @@ def test_completions_have_exactly_the_cosines_asked_for() -> None:
 def test_exact_step_is_the_expected_policy_gradient(method: str) -> None:
     """Against the definition: the mean over every sequence of modes of A_i (e_{mode i} - p)."""
     scene = PolicyScene(group_size=4, modes=2, steps=1, lr=0.5)
-    start, rewards, gradient = scene.start(), scene.rewards(), np.zeros(3)
+    start, rewards, gradient = scene.start(), np.array([1.0, 1.0, 0.0]), np.zeros(3)
     for sequence in product(range(3), repeat=4):
         modes = np.array(sequence)
         cosines = np.where(modes[:, None] == modes, scene.clone_cosine, scene.mode_cosine)
@@ -121,6 +122,71 @@ def test_exact_step_is_the_expected_policy_gradient(method: str) -> None:
     logits = np.log(start) + scene.lr * gradient
     trajectory = getattr(play_policy(scene, Scoring()), method)
     np.testing.assert_allclose(trajectory.probabilities[1], np.exp(logits) / np.exp(logits).sum(), atol=1e-6)
+
+
+def test_a_mode_survives_on_one_side_of_the_law_and_dies_on_the_other(simulate: Any) -> None:
+    options = ["--mode-cosine", "0.8", "--start-ratio", "0.2", "--estimator", "dr_grpo", "--lr", "10"]
+    status, out, _ = simulate(
+        "--scene", "policy", "--accuracies", "0.6,0.58,0.4", *options, "--steps", "1000", "--json"
+    )
+    content = json.loads(out)
+    assert status == 0
+    assert content["survival_accuracy"] == pytest.approx(0.6 * (1 + 7 * 0.8) / (1 + 6 * 0.95 + 0.8))
+    start, end = (np.array(content["dra"]["probabilities"][step]) for step in (0, -1))
+    assert 0.4 < content["survival_accuracy"] < 0.58
+    assert end[1] > 2 * start[1]
+    assert end[2] < start[2] / 5
+    # Without DRA both die.
+    assert (np.array(content["grpo"]["probabilities"][-1][1:]) < 0.002).all()
+    _, text, _ = simulate("--scene", "policy", "--accuracies", "0.6,0.58,0.4", *options, "--steps", "2")
+    assert "above 0.528, 0.88 times that of mode 1: mode 2 survives, mode 3 dies." in text
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("smi", ["graph_cut", "log_det"])
+@pytest.mark.parametrize("common", [0.3, 0.9])
+def test_the_law_is_where_a_vanishing_mode_turns(estimator: Any, smi: str, common: float) -> None:
+    """Against the exact gradient, of which the law knows nothing."""
+    options: dict[str, Any] = {
+        "modes": 2,
+        "wrong_start": 0,
+        "group_size": 5,
+        "mode_cosine": 0.6,
+        "start_ratio": 1e-7,
+        "steps": 1,
+    }
+    scoring = Scoring(smi, estimator=estimator)
+    law = play_policy(PolicyScene(**options, accuracies=(common, 0.5)), scoring).survival_accuracy
+    for accuracy, grows in ((law * 0.999, False), (law * 1.001, True)):
+        # At such a share a step must be large to be seen.
+        scene = PolicyScene(**options, accuracies=(common, accuracy), lr=1e6)
+        start, end = play_policy(scene, scoring).dra.log_ratio
+        assert (end < start) == grows, (accuracy, law)
+    if smi == "graph_cut":
+        cosines = scene.clone_cosine, scene.mode_cosine, scene.group_size
+        formula = survival_ratio(*cosines) if estimator == "dr_grpo" else normalised_survival_ratio(*cosines, common)
+        assert law == pytest.approx(common * formula, rel=1e-5)
+
+
+def test_modes_of_accuracies_are_trained_by_the_definition() -> None:
+    """Against the mean over every sequence of modes and outcomes of A_i (e_{mode i} - p)."""
+    accuracies = (0.7, 0.2)
+    scene = PolicyScene(group_size=3, modes=2, accuracies=accuracies, wrong_start=0, steps=1, wrong_reward=-0.5)
+    start, gradient = scene.start(), np.zeros(2)
+    for outcome in product(product(range(2), (True, False)), repeat=3):
+        modes, right = (np.array(column) for column in zip(*outcome, strict=True))
+        accuracy = np.array(accuracies)[modes]
+        cosines = np.where(modes[:, None] == modes, scene.clone_cosine, scene.mode_cosine)
+        np.fill_diagonal(cosines, 1)
+        reward = np.where(right, 1.0, -0.5) / cosines.sum(1)
+        advantage = (reward - reward.mean()) / (reward.std(ddof=1) + 1e-6)
+        chance = (start[modes] * np.where(right, accuracy, 1 - accuracy)).prod()
+        gradient += chance * (advantage[:, None] * (np.eye(2)[modes] - start)).mean(0)
+    logits = np.log(start) + scene.lr * gradient
+    result = play_policy(scene, Scoring())
+    np.testing.assert_allclose(result.dra.probabilities[1], np.exp(logits) / np.exp(logits).sum(), atol=1e-6)
+    assert result.dra.right[0] == pytest.approx(start @ np.array(accuracies))
+    assert result.dra.log_ratio[0] == pytest.approx(math.log(2))
 
 
 def test_sampled_gradient_is_repeatable_and_near_the_exact_one() -> None:
@@ -163,7 +229,7 @@ def test_policy_json(simulate: Any) -> None:
     assert content["modes"] == ["right 1", "right 2", "right 3", "wrong"]
     for method in ("grpo", "dra"):
         assert np.shape(content[method]["probabilities"]) == (13, 4)
-        assert all(len(content[method][name]) == 13 for name in ("right", "entropy", "modes_in_group"))
+        assert all(len(content[method][name]) == 13 for name in ("right", "entropy", "modes_in_group", "log_ratio"))
 
 
 def test_policy_text_ends_on_the_last_step(simulate: Any) -> None:
@@ -173,11 +239,11 @@ def test_policy_text_ends_on_the_last_step(simulate: Any) -> None:
     assert steps == [0, 2, 4, 6, 8, 10, 12, 13]
 
 
-@pytest.mark.parametrize("scene", ["group", "policy"])
+@pytest.mark.parametrize("scene", ["group", "policy", "policy --accuracies 0.5,0.4"])
 def test_plot_is_written(simulate: Any, tmp_path: Path, scene: str) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
-    status, out, _ = simulate("--scene", scene, "--plot", str(path))
+    status, out, _ = simulate("--scene", *scene.split(), "--plot", str(path))
     assert status == 0
     assert str(path) in out
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -199,6 +265,12 @@ def test_plot_is_written(simulate: Any, tmp_path: Path, scene: str) -> None:
         (["--scene", "policy", "--sampled", "0"], ["--sampled", "at least 1"]),
         (["--scene", "policy", "--lr", "0"], ["--lr", "above 0"]),
         (["--scene", "policy", "--wrong-start", "1"], ["--wrong-start", "between 0 and 1"]),
+        (["--scene", "policy", "--accuracies", "0.5,0"], ["--accuracies", "above 0"]),
+        (["--scene", "policy", "--accuracies", "0.5"], ["--modes", "at least 2"]),
+        (["--scene", "policy", "--accuracies", "0.5,0.4", "--modes", "3"], ["--modes 3", "2 --accuracies"]),
+        (["--scene", "policy", "--accuracies", "0.5,0.4", "--wrong-start", "0.5"], ["--wrong-start", "always wrong"]),
+        (["--scene", "policy", "--accuracies", "0.5,0.4,0.3,0.2,0.1"], ["--group-size 8", "5 --accuracies"]),
+        (["--accuracies", "0.5,0.4"], ["--accuracies", "--scene policy"]),
         (["--scene", "policy", "--start-ratio", "2"], ["--start-ratio", "at most 1"]),
         (["--scene", "policy", "--mode-cosine", "0.99"], ["--mode-cosine 0.99", "--clone-cosine 0.95"]),
         (["--scene", "policy", "--modes", "12", "--group-size", "16"], ["100,000", "lower one"]),

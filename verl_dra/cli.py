@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare-data": ("data", "turn a published maths set into veRL's parquet files"),
     "sweep": ("sweep", "train the points of a grid on Slurm, each with a Ray cluster of its own"),
     "report": ("report", "curves and groups of runs, as one HTML file or as text"),
+    "calibrate": ("calibrate", "whether an encoder's cosines tell ways of reasoning apart, on labelled pairs"),
     "evaluate": ("evaluate", "pass@k, maj@k and diversity of a model or of samples that are there"),
 }
 

@@ -29,7 +29,7 @@ class Subject:
 _DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
 
 SUBJECTS = {
-    "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator")),
+    "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator", "survival")),
     "estimator": Subject(("training/estimator.py",), ("estimator",)),
     "rows": Subject(("training/rows.py",), ("rows", "estimator")),
     "metrics": Subject(("training/metrics.py",), ("metrics", "recording")),
@@ -41,6 +41,7 @@ SUBJECTS = {
     "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
     "data": Subject(("data",), ("prepare_data", "prepare_columns", "open_rs")),
     "evaluate": Subject(("evaluate",), ("evaluate", "generate", "compare")),
+    "calibrate": Subject(("calibrate",), ("calibrate",)),
     "sweep": Subject(("sweep",), ("sweep",)),
     "report": Subject(("report",), ("report", "history")),
     "console": Subject(("terminal/console.py",), ("console",)),

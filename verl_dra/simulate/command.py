@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -17,8 +16,7 @@ from verl_dra.simulate.options import OptionError, add_option, read_settings, re
 from verl_dra.simulate.policy_report import PolicyReport
 from verl_dra.simulate.policy_scene import PolicyScene, play_policy
 from verl_dra.simulate.scoring import Estimator, Scoring, VerlUnavailableError
-
-_PLOT_FORMATS = (".png", ".svg", ".pdf")
+from verl_dra.terminal.pictures import PictureError, check_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     policy = parser.add_argument_group("scene policy")
     add_option(policy, "--modes", PolicyScene, "right ways of reasoning, beside a wrong one", type=int)
     add_option(
+        policy,
+        "--accuracies",
+        PolicyScene,
+        "of the modes, such as 0.6,0.6,0.4, in the place of right modes and a wrong one",
+        type=_numbers,
+        metavar="A,B,...",
+    )
+    add_option(
         policy, "--start-ratio", PolicyScene, "start probability of a right mode over the one before", type=float
     )
     add_option(policy, "--wrong-start", PolicyScene, "start probability of the wrong mode", type=float)
@@ -63,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
     """Play the scene of `args`. 0: shown; 1: something is not installed or not writable; 2: impossible options."""
     try:
         if args.plot is not None:
-            _check_plot(args.plot)
+            check_picture(args.plot)
         report = _play(args)
         if args.plot is not None:
             report.figure().savefig(args.plot, dpi=160)
-    except OptionError as error:
+    except (OptionError, PictureError) as error:
         sys.stderr.write(f"verl-dra simulate: error: {error}\n")
         return 2
     except (VerlUnavailableError, OSError) as error:
@@ -86,16 +92,14 @@ def run(args: argparse.Namespace) -> int:
 def _play(args: argparse.Namespace) -> GroupReport | PolicyReport:
     scoring = read_settings(Scoring, args)
     if args.scene == "policy":
+        if hasattr(args, "accuracies"):
+            vars(args).setdefault("modes", len(args.accuracies))
+            vars(args).setdefault("wrong_start", 0.0)
         refuse_options_of(GroupScene, (PolicyScene, Scoring), args, "is an option of --scene group alone")
         return PolicyReport(play_policy(read_settings(PolicyScene, args), scoring))
     refuse_options_of(PolicyScene, (GroupScene, Scoring), args, "is an option of --scene policy alone")
     return GroupReport(play_group(read_settings(GroupScene, args), scoring))
 
 
-def _check_plot(path: Path) -> None:
-    if path.suffix.lower() not in _PLOT_FORMATS:
-        raise OptionError(f"--plot {path} must end in {', '.join(_PLOT_FORMATS)}")
-    if not path.parent.is_dir():
-        raise OptionError(f"--plot {path}: there is no folder {path.parent}")
-    if find_spec("matplotlib") is None:
-        raise OptionError("--plot needs matplotlib; pip install 'verl_dra[plot]'")
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))

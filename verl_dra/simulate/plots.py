@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 
 import matplotlib
@@ -28,12 +29,13 @@ def group_figure(result: GroupResult) -> Figure:
 
 
 def policy_figure(result: PolicyResult) -> Figure:
-    """Entropy of the right modes over the steps, beside the mode probabilities under GRPO and under DRA."""
-    figure = Figure(figsize=(13.5, 4.4), layout="constrained")
-    entropy, grpo, dra = figure.subplots(1, 3)
+    """Entropy of the right modes and log(p1 / p2) over the steps, beside the mode probabilities under both methods."""
+    figure = Figure(figsize=(17, 4.4), layout="constrained")
+    entropy, ratio, grpo, dra = figure.subplots(1, 4)
     _entropies(entropy, result)
+    _log_ratios(ratio, result)
     for axes, run, name in zip((grpo, dra), (result.grpo, result.dra), result.scoring.names, strict=True):
-        _mode_areas(axes, run, name)
+        _mode_areas(axes, run, name, result.scene.labels())
     areas, labels = dra.get_legend_handles_labels()
     figure.legend(areas[::-1], labels[::-1], loc="outside right center", frameon=False, title="mode")
     return figure
@@ -72,20 +74,20 @@ def _similarity_map(axes: Axes, result: GroupResult) -> None:
     axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
-def _mode_areas(axes: Axes, run: Trajectory, name: str) -> None:
-    right = run.probabilities.shape[1] - 1
+def _mode_areas(axes: Axes, run: Trajectory, name: str, labels: Sequence[str]) -> None:
+    right = int((run.chances > 0).sum())
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, right))
     axes.stackplot(
         range(len(run.probabilities)),
         run.probabilities.T,
-        labels=[*(f"right {i + 1}" for i in range(right)), "wrong"],
-        colors=[*shades, WRONG],
+        labels=labels,
+        colors=[*shades, WRONG][: len(labels)],
         edgecolor="white",
         linewidth=0.4,
     )
     axes.set(xlim=(0, len(run.probabilities) - 1), ylim=(0, 1), xlabel="step", ylabel="probability of each mode")
     axes.set_title(
-        f"{name}: {run.covered[-1]:.1f} of {right} right modes in a group\n"
+        f"{name}: {run.covered[-1]:.1f} of {right} modes in a group\n"
         f"of {run.group_size} at the end, {run.covered[0]:.1f} at the start"
     )
 
@@ -104,4 +106,18 @@ def _entropies(axes: Axes, result: PolicyResult) -> None:
     ]
     axes.set_title("\n".join(course))
     axes.legend(frameon=False, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_ratios(axes: Axes, result: PolicyResult) -> None:
+    runs = (result.grpo, result.dra)
+    for run, name, colour, style in zip(runs, result.scoring.names, (GRPO, DRA), ("--", "-"), strict=True):
+        axes.plot(run.log_ratio, style, color=colour, linewidth=2.2, label=name)
+    axes.axhline(0, color="black", linestyle=":", linewidth=1)
+    axes.set(xlim=(0, result.scene.steps), xlabel="step", ylabel="log(p1 / p2) of the two commonest modes")
+    course = [
+        f"{name}: log(p1 / p2) from {run.log_ratio[0]:.2f} to {run.log_ratio[-1]:.2f}"
+        for run, name in zip(runs, result.scoring.names, strict=True)
+    ]
+    axes.set_title("\n".join(course))
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,9 @@
 """Scene `policy`: a softmax policy over ways of reasoning, trained by GRPO and by DRA-GRPO.
 
-K modes are right, of equal reward and unequal start probability, and one more is wrong. A group is a multinomial
-draw of G completions, so all groups can be listed, their advantages computed once, and the expected gradient of a
-step is a sum over groups: exact, or estimated from a few sampled groups.
+K modes are right, of equal reward and unequal start probability, and one more is wrong; or K modes are each as often
+right as its accuracy says. A group is a multinomial draw of G completions, so all groups can be listed, their
+advantages computed once, and the expected gradient of a step is a sum over groups: exact, or estimated from a few
+sampled groups.
 """
 
 from __future__ import annotations
@@ -27,10 +28,26 @@ _TINY = 1e-300  # keeps 0 log 0 finite
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """The T kinds of completions: of which mode, and whether right."""
+
+    mode: NDArray[np.int64]
+    """[T]."""
+    chance: NDArray[np.float64]
+    """[T] how often a completion of this mode is this kind."""
+    reward: NDArray[np.float64]
+    """[T]."""
+
+
+@dataclass(frozen=True)
 class PolicyScene(Scene):
-    """The modes, their start probabilities, how alike their completions are, and how the policy is trained."""
+    """The modes, their start probabilities, how alike their completions are, and how the policy is trained.
+
+    With `accuracies`, one of each of the `modes`, there is no mode that is always wrong, and `wrong_start` is 0.
+    """
 
     modes: int = 5
+    accuracies: tuple[float, ...] | None = None
     start_ratio: float = 0.5
     wrong_start: float = 0.5
     clone_cosine: float = 0.95
@@ -50,7 +67,9 @@ class PolicyScene(Scene):
                 raise OptionError(f"{option} must be at least {least}, not {value}")
         if not 0 < self.start_ratio <= 1:
             raise OptionError(f"--start-ratio must be above 0 and at most 1, not {self.start_ratio}")
-        if not 0 < self.wrong_start < 1:
+        if self.accuracies is not None:
+            self._check_accuracies(self.accuracies)
+        elif not 0 < self.wrong_start < 1:
             raise OptionError(f"--wrong-start must be between 0 and 1, not {self.wrong_start}")
         if not 0 <= self.mode_cosine <= self.clone_cosine <= 1:
             raise OptionError(
@@ -59,21 +78,49 @@ class PolicyScene(Scene):
             )
         if not (self.lr > 0 and isfinite(self.lr)):
             raise OptionError(f"--lr must be above 0 and finite, not {self.lr}")
-        completions = comb(self.group_size + self.modes, self.modes) * self.group_size
+        outcomes = len(self.outcomes().mode)
+        completions = comb(self.group_size + outcomes - 1, outcomes - 1) * self.group_size
         if completions > MAX_COMPLETIONS:
+            modes = f"--modes {self.modes}" if self.accuracies is None else f"{self.modes} --accuracies"
             raise OptionError(
-                f"--group-size {self.group_size} and --modes {self.modes} make {completions:,} completions in all "
+                f"--group-size {self.group_size} and {modes} make {completions:,} completions in all "
                 f"possible groups, above the limit of {MAX_COMPLETIONS:,}; lower one of them"
             )
 
-    def start(self) -> NDArray[np.float64]:
-        """[K + 1]: start probabilities, the wrong mode last; each right one `start_ratio` times the one before."""
-        right = self.start_ratio ** np.arange(self.modes)
-        return np.append((1 - self.wrong_start) * right / right.sum(), self.wrong_start)
+    def _check_accuracies(self, accuracies: tuple[float, ...]) -> None:
+        if len(accuracies) != self.modes:
+            raise OptionError(f"--modes {self.modes} and {len(accuracies)} --accuracies don't fit; leave --modes out")
+        if self.wrong_start != 0:
+            raise OptionError("--wrong-start is of a mode that is always wrong; with --accuracies there is none")
+        for accuracy in accuracies:
+            if not 0 < accuracy <= 1:
+                raise OptionError(f"--accuracies must be above 0 and at most 1, not {accuracy:g}")
 
-    def rewards(self) -> NDArray[np.float64]:
-        """[K + 1]: 1 for the right modes, `wrong_reward` for the wrong one."""
-        return np.append(np.ones(self.modes), self.wrong_reward)
+    def labels(self) -> list[str]:
+        """[M] what to call the modes."""
+        if self.accuracies is not None:
+            return [f"mode {i + 1}" for i in range(self.modes)]
+        return [f"right {i + 1}" for i in range(self.modes)] + ["wrong"]
+
+    def start(self) -> NDArray[np.float64]:
+        """[M]: start probabilities, that of a wrong mode last; each other is `start_ratio` times the one before."""
+        right = self.start_ratio ** np.arange(self.modes)
+        right = (1 - self.wrong_start) * right / right.sum()
+        return right if self.accuracies is not None else np.append(right, self.wrong_start)
+
+    def chances(self) -> NDArray[np.float64]:
+        """[M]: how often a completion of each mode is right."""
+        return np.array(self.accuracies if self.accuracies is not None else [*[1.0] * self.modes, 0.0])
+
+    def outcomes(self) -> Outcomes:
+        """What a completion can be: of each mode, right where it can be right, and wrong where it can be wrong."""
+        chances = self.chances()
+        right, wrong = np.flatnonzero(chances > 0), np.flatnonzero(chances < 1)
+        return Outcomes(
+            np.concatenate([right, wrong]),
+            np.concatenate([chances[right], 1 - chances[wrong]]),
+            np.concatenate([np.ones(len(right)), np.full(len(wrong), float(self.wrong_reward))]),
+        )
 
     def embeddings(self, mode: NDArray[np.int64], slot: NDArray[np.int64]) -> Tensor:
         """[N, 1 + K + 1 + G] unit vectors for completions by `mode` [N] at place `slot` [N] of their group.
@@ -94,27 +141,37 @@ class Trajectory:
     """A policy over the steps of its training."""
 
     probabilities: NDArray[np.float64]
-    """[steps + 1, K + 1], the wrong mode last."""
+    """[steps + 1, M], a wrong mode last."""
+    chances: NDArray[np.float64]
+    """[M]: how often a completion of each mode is right."""
     group_size: int
 
     @property
     def right(self) -> NDArray[np.float64]:
         """[steps + 1]: probability of a right answer."""
-        total: NDArray[np.float64] = self.probabilities[:, :-1].sum(1)
+        total: NDArray[np.float64] = self.probabilities @ self.chances
         return total
 
     @property
     def entropy(self) -> NDArray[np.float64]:
         """[steps + 1]: entropy in nats of the mode of a right answer, at most log K."""
-        share = self.probabilities[:, :-1] / np.maximum(self.right, _TINY)[:, None]
+        share = self.probabilities * self.chances / np.maximum(self.right, _TINY)[:, None]
         entropy: NDArray[np.float64] = (share * np.log(1 / np.maximum(share, _TINY))).sum(1)
         return entropy
 
     @property
     def covered(self) -> NDArray[np.float64]:
-        """[steps + 1]: how many of the K right modes a group has, on average."""
-        count: NDArray[np.float64] = (1 - (1 - self.probabilities[:, :-1]) ** self.group_size).sum(1)
+        """[steps + 1]: how many of the K modes that can be right a group has, on average."""
+        of_right = self.probabilities[:, self.chances > 0]
+        count: NDArray[np.float64] = (1 - (1 - of_right) ** self.group_size).sum(1)
         return count
+
+    @property
+    def log_ratio(self) -> NDArray[np.float64]:
+        """[steps + 1]: log(p1 / p2) of the two modes that are the commonest at the start."""
+        first, second = np.log(np.maximum(self.probabilities[:, :2], _TINY)).T
+        ratio: NDArray[np.float64] = first - second
+        return ratio
 
 
 @dataclass(frozen=True)
@@ -125,45 +182,76 @@ class PolicyResult:
     scoring: Scoring
     grpo: Trajectory
     dra: Trajectory
+    survival_accuracy: float
+    """What `survival_accuracy` says of the scene, with DRA."""
 
 
 def play_policy(scene: PolicyScene, scoring: Scoring) -> PolicyResult:
     """Train the scene's policy by GRPO and by DRA-GRPO from the same start."""
-    counts = _all_groups(scene.group_size, scene.modes + 1)
-    modes = np.tile(np.arange(scene.modes + 1), len(counts)).repeat(counts.ravel())
+    outcomes = scene.outcomes()
+    counts = _all_groups(scene.group_size, len(outcomes.mode))
+    of_row = np.tile(np.arange(len(outcomes.mode)), len(counts)).repeat(counts.ravel())
     slots = np.tile(np.arange(scene.group_size), len(counts))
     groups = np.arange(len(counts)).repeat(scene.group_size)
+    modes = outcomes.mode[of_row]
     scores = scoring.score(
-        scene.embeddings(modes, slots), torch.from_numpy(scene.rewards()[modes]), torch.from_numpy(groups)
+        scene.embeddings(modes, slots), torch.from_numpy(outcomes.reward[of_row]), torch.from_numpy(groups)
     )
-    cell = groups * (scene.modes + 1) + modes
+    chances = scene.chances()
+    shape = len(counts), len(chances)
+    cell = groups * shape[1] + modes
 
     def train(advantages: Tensor) -> Trajectory:
-        push = np.bincount(cell, advantages.numpy(), minlength=counts.size).reshape(counts.shape)
-        return Trajectory(_train(scene, counts, push / scene.group_size), scene.group_size)
+        push = np.bincount(cell, advantages.numpy(), minlength=shape[0] * shape[1]).reshape(shape)
+        return Trajectory(_train(scene, counts, push / scene.group_size), chances, scene.group_size)
 
-    return PolicyResult(scene, scoring, train(scores.grpo), train(scores.dra))
+    return PolicyResult(scene, scoring, train(scores.grpo), train(scores.dra), survival_accuracy(scene, scoring))
 
 
-def _all_groups(size: int, modes: int) -> NDArray[np.int64]:
-    """[M, modes]: how many completions each mode has, for each of the M = C(size + modes - 1, size) groups."""
-    bars = np.array(list(combinations(range(size + modes - 1), modes - 1)))
-    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, size + modes - 1)))
+def survival_accuracy(scene: PolicyScene, scoring: Scoring) -> float:
+    """The accuracy above which a rare mode grows under DRA from groups that have the commonest mode alone.
+
+    Exact as the rare mode's share goes to 0: its completion's expected advantage among G - 1 of the commonest is linear
+    in its accuracy, and this is where it is 0. `verl_dra.algorithm.survival` has it as formulas.
+    """
+    size, common = scene.group_size, float(scene.chances()[0])
+    k = np.arange(size)  # right ones among the others
+    rewards = np.full((2, size, size), float(scene.wrong_reward))
+    rewards[1, :, 0] = 1
+    rewards[:, :, 1:][:, k[1:] <= k[:, None]] = 1
+    modes = np.zeros((2 * size, size), dtype=np.int64)
+    modes[:, 0] = 1
+    scores = scoring.score(
+        scene.embeddings(modes.ravel(), np.tile(k, 2 * size)),
+        torch.from_numpy(rewards.ravel()),
+        torch.arange(2 * size).repeat_interleave(size),
+    )
+    chance = np.array([comb(size - 1, i) * common**i * (1 - common) ** (size - 1 - i) for i in range(size)])
+    wrong, right = scores.dra.numpy().reshape(2, size, size)[:, :, 0] @ chance
+    return float(wrong / (wrong - right))
+
+
+def _all_groups(size: int, kinds: int) -> NDArray[np.int64]:
+    """[groups, kinds]: how many completions are of each kind, for each of the C(size + kinds - 1, size) groups."""
+    bars = np.array(list(combinations(range(size + kinds - 1), kinds - 1)))
+    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, size + kinds - 1)))
     return np.diff(edges, axis=1) - 1
 
 
 def _train(scene: PolicyScene, counts: NDArray[np.int64], push: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[steps + 1, K + 1] probabilities under gradient ascent on the logits.
+    """[steps + 1, M] probabilities under gradient ascent on the logits.
 
-    `push` [M, K + 1] is each group's mean of A_i e_{mode i}. The policy gradient of a group is the mean of
+    `push` [groups, M] is each group's mean of A_i e_{mode i}. The policy gradient of a group is the mean of
     A_i (e_{mode i} - p), which is the same as its advantages sum to zero.
     """
     random = np.random.default_rng(scene.seed)
+    outcomes = scene.outcomes()
     orders = _log_factorial(scene.group_size) - _log_factorial(counts).sum(1)
     logits = np.log(scene.start())
     probabilities = [scene.start()]
     for _ in range(scene.steps):
-        chance = np.exp(orders + counts @ np.log(np.maximum(probabilities[-1], _TINY)))
+        of_outcome = probabilities[-1][outcomes.mode] * outcomes.chance
+        chance = np.exp(orders + counts @ np.log(np.maximum(of_outcome, _TINY)))
         chance /= chance.sum()
         if scene.sampled is not None:
             chance = random.multinomial(scene.sampled, chance) / scene.sampled
