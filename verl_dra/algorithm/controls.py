@@ -42,8 +42,8 @@ def random_smi(smi: Tensor, group: Tensor, noise: Tensor) -> Tensor:
 
     Those are sqrt(c) u + sqrt(1 - c) r_i: c the mean of the group's I_i / (n - 1) for n completions, not below 0,
     r_i the unit vectors of `noise` and u a direction at right angles to them. So it is (n - 1) c + (1 - c) sum over
-    j != i of r_i . r_j. Weights have about the mean of the real ones, so that the scale of rewards stays; what tells siblings
-    apart is chance alone.
+    j != i of r_i . r_j. Weights have about the mean of the real ones, so that the scale of rewards stays; what tells
+    siblings apart is chance alone.
 
     Args:
         smi: [N] floating point: Graph-Cut SMI.

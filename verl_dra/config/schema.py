@@ -81,7 +81,7 @@ class DRAConfig:
             raise ValueError(f"dra.strength {error}") from error
 
     def smi_function(self) -> SMIFunction:
-        """The SMI function that `smi` and `cosine` name, of a control the one that it is made of; centering not included.
+        """The SMI function that `smi` and `cosine` name, of a control the one that it is made of; it centers nothing.
 
         Raises:
             ValueError: there is none of that name, or `cluster_cosine` can't be.
