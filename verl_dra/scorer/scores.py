@@ -79,7 +79,10 @@ def step_scores(
         flat, of_group = of_text[row[scored]], group[scored]
         scores.duplicate[scored], paths[torch.unique(of_group)] = group_diversity(flat, of_group)
         acting = centered(flat, of_group) if center else flat
-        scores.smi[scored] = smi(acting, of_group if inside is None else gated(of_group, inside[scored]))
+        if inside is None:
+            scores.smi[scored] = smi(acting, of_group)
+        else:
+            scores.smi[scored] = torch.where(inside[scored], smi(acting, gated(of_group, inside[scored])), 0)
         scores = replace(scores, pairs=cosine_pairs(acting, of_group, cluster_cosine))
     return scores
 
