@@ -54,8 +54,10 @@ class Weighing:
             rank = torch.tensor([name.session_id for name in self.names])
             return shuffled_smi(smi, group, rank, self._draws())
         if self.dra.smi == "random" and bool(scored.any()):
-            rows = [np.random.default_rng(seed).standard_normal(dimensions) for seed in self._draws().tolist()]
-            return torch.where(scored, random_smi(smi, group, torch.from_numpy(np.stack(rows))), 0)
+            noise = np.empty((len(smi), dimensions), dtype=np.float32)
+            for row, seed in zip(noise, self._draws().tolist(), strict=True):
+                np.random.default_rng(seed).standard_normal(dtype=np.float32, out=row)
+            return torch.where(scored, random_smi(smi, group, torch.from_numpy(noise)), 0)
         return smi
 
     def weights(self, smi: Tensor, scored: Tensor, log_probs: Tensor | None = None) -> Tensor:
