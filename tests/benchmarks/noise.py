@@ -10,7 +10,7 @@ from timing import show
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding import EmbeddingConfig, build_encoder
 
-TEXTS, BATCHES, COMPANY = 6, 8, 3
+TEXTS, BATCHES, COMPANY = 4, 8, 3
 """Texts; batches that each is embedded in, as if it had so many copies in a group; other texts of each batch."""
 
 
