@@ -23,6 +23,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl_dra.config import DRAConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.record import RecordConfig
+from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.messages import Session
 from verl_dra.training import estimator
 from verl_dra.training.estimator import estimating
@@ -246,6 +247,10 @@ def test_at_strength_0_the_run_is_verls_own_and_nobody_is_asked(
     """On, off for two steps, and on again, in one trainer."""
     strength = [[1, 1], [2, 0], [3, 0], [4, 1]]
     batches = [Batch(uid) for uid in "abcd"]
+    steps: list[Any] = []
+    asked: list[Any] = []
+    monkeypatch.setattr("verl_dra.training.trainer.estimating", lambda step: steps.append(step) or estimating(step))
+    monkeypatch.setattr("verl_dra.training.trainer.Asking", lambda *of: asked.append(of) or Asking(*of))
     trainer, metrics = trained(monkeypatch, pool, batches[0], strength=strength, negative_rewards="shift")
     monkeypatch.setattr("verl_dra.training.transfer.tq", Queue(*batches))
     of_step = [metrics]
@@ -260,6 +265,9 @@ def test_at_strength_0_the_run_is_verls_own_and_nobody_is_asked(
     assert [found["dra/unadjusted_groups"] for found in of_step] == [0] * 4
     assert ["dra/smi/mean" in found for found in of_step] == [True, False, False, True]
     assert [found["dra/weight/min"] == 1 for found in of_step] == [False, True, True, False]
+    assert [sessions[0].uid for _, sessions, _ in asked] == ["a", "d"]
+    # A shift would change them, too, which an estimator that subtracts the mean does not show.
+    assert [torch.equal(step.adjusted, step.raw) for step in steps] == [False, True, True, False]
     for batch in batches[1:3]:
         real = [row for row, key in enumerate(batch.keys) if not key.startswith("pad")]
         raw = batch.rewards[real]
