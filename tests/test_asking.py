@@ -17,6 +17,7 @@ from in_process_ray import pool_of
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.config import DRAConfig
+from verl_dra.config.schedule import Schedule
 from verl_dra.embedding import Encoded, Encoder
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.asking import Asking, NoScoresError, StepVectors
@@ -243,6 +244,7 @@ def trainer_of(
     patch.setattr("verl_dra.training.transfer.tq", queue)
     trainer: Any = object.__new__(with_dra(InOutline))
     trainer._counts, trainer._behind, trainer._only_shown, trainer._filters = {}, None, False, False
+    trainer._schedule, trainer._off, trainer.global_steps = Schedule.of(1), False, 1
     trainer._scorers, trainer.tokenizer, trainer._dra, trainer._asking = pool, queue, DRAConfig(), None
     return trainer, taken
 

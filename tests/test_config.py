@@ -20,11 +20,12 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
-from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, AdvantageEstimator
 from verl.trainer.ppo.reward import resolve_reward_manager_cls
 from verl.trainer.ppo.utils import need_critic
 
 from verl_dra.config import ConfigError, DRAConfig, prepare
+from verl_dra.config.schedule import Schedule
 from verl_dra.config.streaming import why_not_streamed
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.scorer.placement import ScorerConfig
@@ -127,11 +128,34 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["dra.smi=cosine"], r"dra.smi must be one of graph_cut, log_det, clusters, not 'cosine'"),
+        (["dra.smi=cosine"], r"dra.smi must be one of graph_cut, log_det, clusters, shuffled, random, not 'cosine'"),
         (["dra.weight=rank"], r"dra.weight must be one of inverse, darling, unlikeliness, not 'rank'"),
         (["dra.weight=darling", "dra.smi=log_det"], "dra.smi=log_det doesn't grow with that; set dra.smi=clusters"),
         (["dra.smi=clusters", "dra.cluster_cosine=1"], r"dra.cluster_cosine must be between -1 and 1, not 1.0"),
-        (["dra.cluster_cosine=0.8"], r"dra.cluster_cosine has no effect with dra.smi=graph_cut; set dra.smi=clusters"),
+        (["dra.cosine=sharp"], r"dra.cosine must be one of raw, centered, power, not 'sharp'"),
+        (["dra.cosine=power", "dra.cosine_power=0.5"], r"dra.cosine_power must be from 1 to 64, not 0.5"),
+        (["dra.cosine_power=2"], r"dra.cosine_power has no effect with dra.cosine=raw; set dra.cosine=power"),
+        (["dra.cosine=power", "dra.smi=log_det"], "a determinant above 0; set dra.smi=graph_cut, or dra.cosine=cent"),
+        (["dra.cosine=power", "dra.smi=clusters"], "no effect with dra.smi=clusters.*; set dra.cluster_cosine"),
+        (["dra.among=right"], "dra.among must be all or correct, not 'right'"),
+        (["dra.correct_above=0.5"], "dra.correct_above has no effect with dra.among=all; set dra.among=correct"),
+        (["dra.among=correct", "dra.correct_above=.nan"], "dra.correct_above must be a finite number, not nan"),
+        (["dra.among=correct", "dra.negative_rewards=shift"], "rank a wrong answer above a right one.*set dra.neg"),
+        (["dra.spread_floor=1"], "dra.spread_floor must be from 0 to below 1, not 1.0"),
+        (["dra.spread_floor=0.01", "dra.smi=clusters"], "dra.smi=clusters is no sum of cosines; set dra.smi=graph_cut"),
+        (["dra.spread_floor=0.01", "dra.smi=log_det"], "dra.smi=log_det is no sum of cosines; set dra.smi=graph_cut"),
+        (["dra.epsilon=0"], "dra.epsilon must be above 0 and finite, not 0"),
+        (["dra.epsilon=1e-4", "dra.base_estimator=rloo"], "dra.base_estimator=rloo divides by no standard deviation"),
+        (
+            ["dra.epsilon=1e-4", "algorithm.norm_adv_by_std_in_grpo=False"],
+            "dra.epsilon has no effect with algorithm.norm_adv_by_std_in_grpo=False.*; remove it",
+        ),
+        (["dra.weight=unlikeliness", "dra.smi=shuffled"], "dra.smi=shuffled has no effect with dra.weight=unlikel"),
+        (["dra.weight=unlikeliness", "dra.cosine=centered"], "dra.cosine=centered has no effect with dra.weight=unl"),
+        (["dra.weight=unlikeliness", "dra.spread_floor=0.1"], "dra.spread_floor=0.1 has no effect with dra.weight="),
+        (["dra.strength=strong"], r"dra.strength must be a number, or points as \[\[0,1\],\[100,0\]\], not 'strong'"),
+        (["dra.strength=[[0,1],[100,-1]]"], "dra.strength must be from 0 to 8, not -1"),
+        (["dra.strength=[[9,1],[5,0]]"], r"dra.strength must have its points in ascending order"),
         (["dra.negative_rewards=abs"], r"dra.negative_rewards must be one of paper, shift, positive_only, not 'abs'"),
         (["dra.console=loud"], "dra.console must be quiet or full"),
         (["trainer.use_v1=False"], "trainer.use_v1 must be True"),
@@ -239,6 +263,32 @@ def test_scorers_that_embed_on_the_cpu_need_no_gpu_here(
     assert (dra.scorer.placement, dra.embedding.device) == (placement, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("override", "strengths"),
+    [("dra.strength=0.5", [0.5] * 4), ("dra.strength=[[1,1],[3,0]]", [1, 1, 0.5, 0]), ("dra.console=full", [1] * 4)],
+)
+def test_a_strength_reaches_trainer_and_workers_as_it_is_given(
+    foreign_folder: Path, override: str, strengths: list[float]
+) -> None:
+    config = compose("dra_trainer", overrides=[GROUPS, override])  # as Hydra reads the command line
+    dra = prepare(config)
+    received = pickle.loads(pickle.dumps(config))
+    for schedule in (dra.schedule(), Schedule.of(received.dra.strength)):
+        assert [schedule.at(step) for step in range(4)] == strengths
+
+
+def test_an_estimator_of_the_users_own_takes_an_epsilon_where_it_has_the_argument(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, function in (("with", lambda epsilon, **_: epsilon), ("without", lambda **_: None)):
+        monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, name, function)
+    assert prepared("dra.epsilon=0.1", "dra.base_estimator=with")[1].epsilon == 0.1
+    with pytest.raises(
+        ConfigError, match=r"dra\.base_estimator=without has no argument epsilon; remove it, or use grpo"
+    ):
+        prepared("dra.epsilon=0.1", "dra.base_estimator=without")
+
+
 def test_the_threshold_of_clusters_arrives(prepared: Any) -> None:
     vectors, group = torch.tensor([[1.0, 0.0], [0.7, 0.51**0.5]]), torch.tensor([0, 0])
     for overrides, others in ((["dra.cluster_cosine=0.6"], 1), (["dra.cluster_cosine=0.8"], 0), ([], 0)):
@@ -275,6 +325,14 @@ def test_a_platform_that_hydra_took_for_a_plain_key_is_refused(foreign_folder: P
         ["dra.smi=graph_cut", "dra.weight=darling"],
         ["dra.smi=log_det", "dra.weight=unlikeliness"],
         ["dra.on_failure=unadjusted", "dra.console=full"],
+        ["dra.smi=shuffled", "dra.cosine=power", "dra.cosine_power=1", "dra.spread_floor=0.01"],
+        ["dra.smi=random", "dra.cosine=centered", "dra.weight=darling"],
+        ["dra.smi=log_det", "dra.cosine=centered", "dra.keep_scale=True", "dra.cluster_cosine=0.8"],
+        ["dra.among=correct", "dra.correct_above=-0.5", "dra.negative_rewards=positive_only"],
+        ["dra.among=correct", "dra.weight=unlikeliness", "dra.strength=8"],
+        ["dra.epsilon=1e-4", "dra.base_estimator=grpo_passk"],
+        ["dra.epsilon=1e-4", "dra.base_estimator=grpo_vectorized", "algorithm.norm_adv_by_std_in_grpo=False"],
+        ["dra.strength=0"],
         ["dra.negative_rewards=positive_only"],
         ["dra.record.every_n_steps=1", "dra.record.groups=1", "dra.record.max_characters=100"],
     ],

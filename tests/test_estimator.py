@@ -17,7 +17,7 @@ from verl.trainer.ppo.core_algos import AdaptiveKLController, FixedKLController,
 from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from verl_dra.algorithm import diversity_weights, fill_unscored
+from verl_dra.algorithm import adjust_rewards, diversity_weights, fill_unscored
 from verl_dra.training import estimator
 from verl_dra.training.estimator import Step, estimating
 from verl_dra.training.rows import Rows
@@ -355,6 +355,118 @@ def _rank_in_group(rows: Rows) -> list[int]:
         ranks.append(seen.get(name.uid, 0))
         seen[name.uid] = ranks[-1] + 1
     return ranks
+
+
+def weighed(batch: Batch, base: str = "grpo", negative: Any = "paper", **knobs: Any) -> Step:
+    smi = torch.tensor([batch.smi[name] for name in batch.rows.names])
+    weights, scored = diversity_weights(smi), torch.ones(len(smi), dtype=torch.bool)
+    if (inside := knobs.get("inside")) is not None:
+        weights = torch.where(inside, weights, 1)
+    return Step(batch.rows, smi, weights, scored, base, negative, **knobs)
+
+
+def adjusted_before(step: Step, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What the estimator made of rewards before there were knobs."""
+    raw = tokens.sum(dim=1)
+    weights = step.weights.to(tokens.dtype)
+    adjusted = adjust_rewards(raw, weights, step.rows.group, negative=step.negative_rewards)
+    tokens = tokens * weights[:, None]
+    last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+    tokens[torch.arange(len(tokens)), last] += adjusted - tokens.sum(dim=1)
+    return tokens
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(2, 6), min_size=1, max_size=5).map(tuple),
+    seed=st.integers(0, 2**32 - 1),
+    padding=st.integers(0, 3),
+    dense=st.booleans(),
+    base=st.sampled_from(BASES),
+    negative=st.sampled_from(POLICIES),
+)
+def test_without_knobs_advantages_are_those_of_before_to_the_bit(sizes, seed, padding, dense, base, negative) -> None:
+    batch = make_batch(sizes, seed, padding, dense=dense)
+    step = weighed(batch, base, negative)
+    with estimating(step):
+        ours = verl_advantages(batch, "dra")
+    real = [batch.rows.final[at] for at in batch.rows.real]
+    before = batch.rewards.clone()
+    before[real] = adjusted_before(weighed(batch, base, negative), batch.rewards[real], batch.mask[real])
+    own = verl_advantages_padding_apart(batch, base, before)
+    assert torch.equal(ours.batch["advantages"][real], own.batch["advantages"][real])
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-4, 0.3])
+@pytest.mark.parametrize("base", ["grpo", "grpo_vectorized"])
+def test_an_epsilon_is_added_to_the_standard_deviation(base: str, epsilon: float) -> None:
+    batch = make_batch((4, 3, 5, 1), padding=2, outputs=2)
+    step = weighed(batch, base, epsilon=epsilon, compare=True)
+    with estimating(step):
+        verl_advantages(batch, "dra")
+    group = np.array([name.uid for name in batch.rows.names])
+    for rewards, found in ((step.adjusted, step.advantage), (step.raw, step.advantage_without)):
+        np.testing.assert_allclose(
+            found, oracles.grpo(rewards.double().numpy(), group, epsilon=epsilon), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm_adv_by_std_in_grpo": False}])
+@pytest.mark.parametrize("base", ["grpo", "grpo_vectorized", "grpo_passk"])
+def test_verls_own_epsilon_gives_its_own_advantages_to_the_bit(base: str, settings: dict[str, Any]) -> None:
+    batch = make_batch(padding=2)
+    steps = weighed(batch, base), weighed(batch, base, epsilon=1e-6)
+    for step in steps:
+        with estimating(step):
+            verl_advantages(batch, "dra", **settings)
+    assert torch.equal(steps[0].advantage, steps[1].advantage)
+
+
+def test_the_papers_epsilon_calms_a_group_of_near_copies() -> None:
+    """All right, at cosines of 0.999, more and less by 0.0002."""
+    batch = make_batch((8,))
+    batch.rewards.zero_()
+    batch.rewards[:, 0] = 1
+    rng = np.random.default_rng(0)
+    batch.smi = {name: 7 * 0.999 + rng.normal(0, 0.0002 * 7**0.5) for name in batch.rows.names}
+    sizes = []
+    for epsilon in (None, 1e-4):
+        step = weighed(batch, epsilon=epsilon)
+        with estimating(step):
+            verl_advantages(batch, "dra")
+        sizes.append(step.advantage.abs().mean().item())
+    assert sizes[0] > 0.5
+    assert sizes[1] < 0.15
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple),
+    seed=st.integers(0, 2**32 - 1),
+    dense=st.booleans(),
+    negative=st.sampled_from(POLICIES),
+    gate=st.booleans(),
+)
+def test_the_scale_of_rewards_is_kept_where_weights_act(sizes, seed, dense, negative, gate) -> None:
+    batch = make_batch(sizes, seed, padding=1, outputs=2, dense=dense)
+    rows = batch.rows
+    finals = [rows.final[at] for at in rows.real]
+    raw = batch.rewards[finals].double().sum(1).numpy()
+    inside = torch.from_numpy(np.random.default_rng(seed).random(len(raw)) < 0.6) if gate else None
+    step = weighed(batch, "rloo", negative, keep_scale=True, inside=inside)
+    with estimating(step):
+        verl_advantages(batch, "dra")
+    acted = np.ones(len(raw), dtype=bool) if inside is None else inside.numpy()
+    if negative == "positive_only":
+        acted = acted & (raw > 0)
+    group = np.array([name.uid for name in rows.names])
+    weights = step.weights.double().numpy()
+    expected = oracles.adjust(raw, weights, group, negative) * oracles.kept_scale(weights, acted)
+    np.testing.assert_allclose(step.adjusted, expected, rtol=1e-5, atol=1e-6)
+    others = [np.delete(np.arange(len(raw)), i)[np.delete(group, i) == group[i]] for i in range(len(raw))]
+    rloo = [expected[i] - expected[rest].mean() if len(rest) else 0.0 for i, rest in enumerate(others)]
+    several = np.array([(group == uid).sum() > 1 for uid in group])
+    np.testing.assert_allclose(step.advantage.numpy()[several], np.array(rloo)[several], rtol=1e-4, atol=1e-5)
 
 
 def test_dr_grpo_is_grpo_without_the_division_by_the_standard_deviation() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from verl_dra.algorithm import CosinePairs
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
 from verl_dra.scorer.scores import StepScores
@@ -31,6 +32,8 @@ SESSIONS = [
     ("e", 1.0, 0.9, 0.0, 0.1, 0.9, False),
     ("e", 1.0, 0.8, -0.1, 0.25, 0.8, False),
 ]
+# Of siblings, and whether they are of one cluster.
+PAIRS = [(0.95, True), (0.99, True), (0.2, False), (0.5, False), (0.3, False), (0.91, True)]
 PATHS = {"a": 1.0, "b": 2.0, "c": 1.5, "d": 1.25, "e": 1.75}
 # Numbers that no two metrics share.
 EVENTS = Events(*(1000 + i for i, _ in enumerate(fields(Events))))
@@ -61,6 +64,7 @@ def made(
         effective_paths=torch.tensor(
             [math.nan if uid in without_scores else PATHS[uid] for uid in sorted(seen)], dtype=torch.float64
         ),
+        pairs=pairs_of(PAIRS),
         empty=3,
         vectors=torch.eye(len(sessions)),
         index=torch.arange(len(sessions)),
@@ -72,6 +76,14 @@ def made(
     return step, scores, vectors
 
 
+def pairs_of(pairs: list[tuple[float, bool]]) -> CosinePairs:
+    return CosinePairs(torch.tensor([c for c, _ in pairs], dtype=torch.float64), torch.tensor([w for _, w in pairs]))
+
+
+def cosines(name: str, values: list[float]) -> dict[str, float]:
+    return {f"cosine/{name}p{percent}": float(np.percentile(values, percent)) for percent in (10, 50, 90)}
+
+
 def expected(without_scores: str, adjusted_all: bool, sessions: Any, came: StepVectors) -> dict[str, float]:
     """By loops."""
     scored = [row for row in sessions if row[0] not in without_scores]
@@ -79,8 +91,10 @@ def expected(without_scores: str, adjusted_all: bool, sessions: Any, came: StepV
     uids = {row[0] for row in sessions}
     of_group = {uid: [row for row in sessions if row[0] == uid] for uid in uids}
     right = [row for row in sessions if row[1] > 0]
-    found: dict[str, float] = {}
+    found: dict[str, float] = {"strength": 1.0, "adjusted_frac": 1.0}
     if scored:
+        for name, some in (("", (True, False)), ("within/", (True,)), ("across/", (False,))):
+            found |= cosines(name, [c for c, within in PAIRS if within in some])
         paths = [PATHS[uid] for uid in uids if uid not in without_scores]
         found["smi/mean"] = sum(row[4] for row in scored) / len(scored)
         found["effective_paths"] = sum(paths) / len(paths)
@@ -88,7 +102,7 @@ def expected(without_scores: str, adjusted_all: bool, sessions: Any, came: StepV
     if weighted:
         found["weight/mean"] = sum(row[5] for row in weighted) / len(weighted)
         found["weight/min"] = min(row[5] for row in weighted)
-    for at, name in ((1, "raw"), (2, "adjusted")):
+    for at, name in ((1, "raw"), (2, "adjusted"), (5, "weight")):
         equal = [uid for uid, rows in of_group.items() if len({row[at] for row in rows}) == 1]
         found[f"zero_std_frac/{name}"] = len(equal) / len(uids)
     found |= {
@@ -137,3 +151,34 @@ def test_rewards_that_rounding_alone_tells_apart_are_equal() -> None:
 
 def test_what_becomes_of_records_is_counted_in_groups() -> None:
     assert record_metrics({"recorded": 3, "thinned": 0}) == {"dra/recorded_groups": 3, "dra/thinned_groups": 0}
+
+
+def test_a_gate_keeps_others_out_of_the_metrics_of_smi() -> None:
+    step, scores, came = made(without_scores="d")
+    step.inside = torch.tensor([row[1] > 0 for row in SESSIONS])
+    step.strength = 0.5
+    metrics = step_metrics(step, scores, came)
+    among = [row[4] for row in SESSIONS if row[1] > 0 and row[0] != "d"]
+    assert metrics["dra/smi/mean"] == pytest.approx(sum(among) / len(among))
+    assert metrics["dra/adjusted_frac"] == pytest.approx(6 / 10)
+    assert metrics["dra/strength"] == 0.5
+    step.inside = torch.zeros(len(SESSIONS), dtype=torch.bool)
+    assert "dra/smi/mean" not in step_metrics(step, scores, came)
+
+
+def test_dra_that_is_off_says_so() -> None:
+    step, scores, came = made(without_scores="abcde", adjusted_all=True)
+    step.strength = 0.0
+    metrics = step_metrics(step, scores, came)
+    assert (metrics["dra/strength"], metrics["dra/adjusted_frac"], metrics["dra/unadjusted_groups"]) == (0, 0, 0)
+    assert not [name for name in metrics if name.startswith(("dra/smi", "dra/cosine", "dra/effective"))]
+
+
+def test_cosines_of_one_kind_alone_have_no_quantiles_of_the_other() -> None:
+    step, scores, came = made()
+    for within, there, absent in ((True, "within", "across"), (False, "across", "within")):
+        metrics = step_metrics(step, replace(scores, pairs=pairs_of([(0.5, within)])), came)
+        assert metrics[f"dra/cosine/{there}/p50"] == metrics["dra/cosine/p10"] == 0.5
+        assert f"dra/cosine/{absent}/p50" not in metrics
+    none = CosinePairs(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
+    assert not [name for name in step_metrics(step, replace(scores, pairs=none), came) if "cosine" in name]

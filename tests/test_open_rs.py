@@ -119,6 +119,7 @@ def test_the_papers_numbers_are_in_their_places(tmp_path: Path, run: str) -> Non
     if run.endswith("dr_grpo"):
         assert actor["loss_scale_factor"] == 3584
     assert (config["dra"]["smi"], config["dra"]["negative_rewards"]) == ("graph_cut", "paper")
+    assert config["dra"]["epsilon"] == (None if run.endswith("dr_grpo") else 1e-4)
     assert config["dra"]["embedding"]["trust_remote_code"] is False
 
 

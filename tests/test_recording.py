@@ -92,6 +92,20 @@ def test_groups_are_recorded_with_and_without_a_reward_model_column(
     }
 
 
+def test_a_group_says_how_strongly_which_similarity_acted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
+    made = step(None)
+    made.strength = 0.5
+    dra = DRAConfig(base_estimator="grpo", smi="shuffled", cosine="power", cosine_power=3.0, among="correct")
+    (group,) = recording.fetched_groups(BATCH, 3, UIDS[:1], made, SCORES, dra)
+    found = group.record(Tokenizer(), 1000)
+    settings = [found[name] for name in ("smi", "cosine", "among", "weight", "strength")]
+    assert settings == ["shuffled", "power 3", "correct", "inverse", 0.5]
+    (group,) = recording.fetched_groups(BATCH, 3, UIDS[:1], step(None), SCORES, DRAConfig(base_estimator="grpo"))
+    found = group.record(Tokenizer(), 1000)
+    assert [found[name] for name in ("cosine", "among", "strength")] == ["raw", "all", 1.0]
+
+
 def test_a_group_without_scores_is_recorded_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     index = np.arange(len(KEYS))

@@ -202,6 +202,25 @@ def test_a_record_without_similarity_is_shown(tmp_path: Path) -> None:
     assert shown["method"] == "SMI graph_cut, weight inverse, over grpo"
 
 
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"strength": 1.0, "cosine": "raw", "among": "all"}, "SMI graph_cut, weight inverse, over grpo"),
+        (
+            {"strength": 0.25, "cosine": "power 4", "among": "correct", "smi": "shuffled"},
+            "SMI shuffled, cosines power 4, among correct, weight inverse, strength 0.25, over grpo",
+        ),
+        ({"strength": 0.0, "scored": False, "similarity": None}, "DRA off, over grpo"),
+    ],
+)
+def test_a_group_says_what_its_rewards_were_adjusted_by(settings: dict[str, Any], method: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1)
+    path = run / "groups" / "1.jsonl"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    (shown,) = report(tmp_path, run).groups("run", "training", 1)
+    assert (shown["method"], shown["scored"]) == (method, True)  # not scored is what failed, not what is off
+
+
 def test_a_group_without_scores_shows_no_diversity(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=1, groups=1)
     path = run / "groups" / "1.jsonl"

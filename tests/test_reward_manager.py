@@ -74,7 +74,7 @@ def config(base: str) -> Any:
     overlong = {"enable": True, "len": 4, "penalty_factor": 1.0, "log": True}
     return OmegaConf.create(
         {
-            "dra": {"base_reward_manager": base, "scorer": {"name": "scorers"}},
+            "dra": {"base_reward_manager": base, "scorer": {"name": "scorers"}, "strength": [[2, 1.0], [4, 0.0]]},
             "trainer": {"experiment_name": "test"},
             "reward": {
                 "num_workers": 1,
@@ -218,6 +218,16 @@ def test_validation_is_rewarded_and_not_submitted_in_any_trainer_mode(recorded: 
     data.non_tensor_batch |= {name: np.array([column[0]]) for name, column in rows.items()}
     assert rewarded("naive", data) == expected
     assert (recorded.submitted, recorded.skipped) == ([], [Session("a", 0)])
+
+
+def test_what_is_generated_for_a_step_without_dra_is_rewarded_and_not_submitted(recorded: type[Recorder]) -> None:
+    data = trajectory(TOKENIZER, [("What is 6 x 7?", "42")])
+    expected = rewarded("naive", data, wrapped=False)
+    for step, submitted in ((2, 1), (3, 1), (4, 0), (9, 0)):
+        # As veRL's agent loop passes on what the step's batch has.
+        data.non_tensor_batch["global_steps"] = np.array([step])
+        assert rewarded("naive", data) == expected
+        assert (len(recorded.submitted), len(recorded.skipped)) == (submitted, 1 - submitted)
 
 
 def test_the_scorer_gets_the_completion_before_a_slow_reward_is_there(recorded: type[Recorder]) -> None:

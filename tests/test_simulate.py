@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 import torch
 
@@ -198,6 +199,52 @@ def test_sampled_gradient_is_repeatable_and_near_the_exact_one() -> None:
     np.testing.assert_allclose(end(100_000, 1), end(None, 1), atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("scoring", "modes"),
+    [
+        (Scoring(), (3.5, 4.2)),
+        (Scoring(epsilon=1e-4), (2.0, 2.4)),
+        (Scoring(spread_floor=0.001), (1.6, 1.8)),
+        (Scoring(strength=0.0), (1.6, 1.8)),
+    ],
+)
+def test_a_difference_of_noise_acts_at_full_size_unless_an_epsilon_or_a_floor_calms_it(
+    scoring: Scoring, modes: tuple[float, float]
+) -> None:
+    """Cosines of 0.95 in a mode and 0.9499 across: nothing that an encoder could tell."""
+    result = play_policy(PolicyScene(mode_cosine=0.9499), scoring)
+    assert modes[0] < result.dra.covered[-1] < modes[1]
+    if modes[1] < 2:
+        np.testing.assert_allclose(result.dra.probabilities, result.grpo.probabilities, atol=1e-4)
+
+
+def test_a_power_draws_modes_apart_whose_cosines_are_close() -> None:
+    scene = PolicyScene(mode_cosine=0.85, lr=1.0)
+    plain, powered = (play_policy(scene, Scoring(estimator="dr_grpo", cosine_power=power)).dra for power in (1.0, 4.0))
+    assert powered.entropy[-1] > plain.entropy[-1] + 0.1
+
+
+def test_among_the_correct_a_wrong_answer_is_as_bad_as_it_was() -> None:
+    scene = GroupScene(wrong_reward=-1.0)
+    scores = play_group(scene, Scoring(among="correct", strength=0.5)).scores
+    right = np.array(scene.kinds) != "wrong"
+    vectors, group = scene.embeddings().numpy(), np.zeros(8)
+    smi = oracles.among(oracles.graph_cut_smi, vectors, group, right)
+    weights = np.where(right, oracles.weights(smi) ** 0.5, 1)
+    np.testing.assert_allclose(scores.smi, smi, atol=1e-12)
+    np.testing.assert_allclose(scores.adjusted_rewards, scene.rewards().numpy() * weights, rtol=1e-12)
+
+
+def test_rewards_keep_their_scale_where_it_is_asked_for() -> None:
+    plain, kept = (
+        play_group(GroupScene(wrong_reward=-1.0), Scoring(estimator="dr_grpo", keep_scale=keep)).scores
+        for keep in (False, True)
+    )
+    mean = oracles.weights(plain.smi.numpy()).mean()
+    np.testing.assert_allclose(kept.adjusted_rewards, plain.adjusted_rewards / mean, rtol=1e-12)
+    np.testing.assert_allclose(kept.dra, plain.dra / mean, rtol=1e-9, atol=1e-12)
+
+
 def test_group_text_shows_every_column(simulate: Any) -> None:
     status, out, _ = simulate()
     assert status == 0
@@ -274,6 +321,18 @@ def test_plot_is_written(simulate: Any, tmp_path: Path, scene: str) -> None:
         (["--scene", "policy", "--start-ratio", "2"], ["--start-ratio", "at most 1"]),
         (["--scene", "policy", "--mode-cosine", "0.99"], ["--mode-cosine 0.99", "--clone-cosine 0.95"]),
         (["--scene", "policy", "--modes", "12", "--group-size", "16"], ["100,000", "lower one"]),
+        (["--strength", "9"], ["--strength", "from 0 to 8", "9.0"]),
+        (["--cosine-power", "0.5"], ["--cosine-power", "from 1 to 64"]),
+        (["--spread-floor", "1"], ["--spread-floor", "below 1"]),
+        (["--epsilon", "0"], ["--epsilon", "above 0"]),
+        (["--epsilon", "1e-4", "--estimator", "dr_grpo"], ["--epsilon", "--estimator grpo"]),
+        (["--cosine-power", "2", "--smi", "log_det"], ["--cosine-power", "--smi graph_cut"]),
+        (["--spread-floor", "0.1", "--smi", "clusters"], ["--spread-floor", "--smi graph_cut"]),
+        (
+            ["--among", "correct", "--negative-rewards", "shift"],
+            ["--among correct", "a wrong answer above a right one"],
+        ),
+        (["--scene", "policy", "--keep-scale"], ["--keep-scale", "--scene group"]),
         (["--plot", "picture.txt"], ["picture.txt", ".png"]),
         (["--plot", "no/such/folder/picture.png"], ["no/such/folder"]),
     ],

@@ -24,7 +24,10 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl_dra.config import DRAConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.record import RecordConfig
+from verl_dra.scorer.asking import Asking
+from verl_dra.scorer.messages import Session
 from verl_dra.training import estimator
+from verl_dra.training.estimator import estimating
 from verl_dra.training.trainer import with_dra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,6 +117,7 @@ class Queue:
                 "responses": torch.tensor(list(map(ord, batch.texts[key]))),
                 "prompts": torch.tensor(list(map(ord, f"prompt of {key[0]}"))),
                 "old_log_probs": batch.log_probs[at],
+                "rm_scores": batch.rewards[at] * torch.eye(LENGTH)[LENGTH - 1],
                 "response_mask": batch.mask[at],
             }
             for name in row.keys() & set(select_fields):
@@ -151,21 +155,37 @@ def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -
     return trainer, metrics
 
 
-def expected(batch: Batch, weight: str, smi: str, lost: str) -> np.ndarray:
+def expected(
+    batch: Batch,
+    weight: str,
+    smi: str,
+    lost: str,
+    strength: float = 1.0,
+    correct_above: float = -np.inf,
+    keep_scale: bool = False,
+) -> np.ndarray:
     """[real rows] advantages by the papers' formulas; over a standard deviation, a group's scale would go unseen."""
     keys = [key for key in batch.keys if not key.startswith("pad")]
     group = np.array([key[0] for key in keys])
     rows = [batch.keys.index(key) for key in keys]
+    rewards = batch.rewards.numpy()[rows].astype(np.float64)
+    inside = rewards > correct_above
+    of_group = np.where(inside, group, [f"alone {row}" for row in rows])
     if weight == "unlikeliness":
         mask = batch.mask[rows].numpy()
         means = (batch.log_probs[rows].numpy() * mask).sum(1) / mask.sum(1)
-        weights = oracles.unlikeliness_weights(means, group)
+        weights = oracles.unlikeliness_weights(means, of_group) ** strength
     else:
         vectors = NgramEncoder().encode([batch.texts[key] for key in keys]).vectors.numpy()
-        value = {"graph_cut": oracles.graph_cut_smi, "clusters": oracles.cluster_smi}[smi](vectors, group)
-        weights = oracles.darling_weights(value, group) if weight == "darling" else oracles.weights(value)
-        weights = oracles.fill_unscored(weights, np.array([uid not in lost for uid in group]))
-    return oracles.grpo(oracles.adjust(batch.rewards.numpy()[rows], weights, group), group, norm_by_std=False)
+        value = {"graph_cut": oracles.graph_cut_smi, "clusters": oracles.cluster_smi}[smi](vectors, of_group)
+        weights = oracles.darling_weights(value, of_group) if weight == "darling" else oracles.weights(value)
+        scored = np.array([uid not in lost for uid in group])
+        weights = np.where(inside, weights**strength, 1)
+        weights[inside] = oracles.fill_unscored(weights[inside], scored[inside])
+    adjusted = oracles.adjust(rewards, weights, group)
+    if keep_scale:
+        adjusted = adjusted * oracles.kept_scale(weights, inside)
+    return oracles.grpo(adjusted, group, norm_by_std=False)
 
 
 @pytest.mark.parametrize("lost", ["", "b"])
@@ -189,6 +209,127 @@ def test_advantages_are_the_papers_whatever_is_not_scored(
     # Where SMI is only shown, a group without it is adjusted all the same.
     assert metrics["dra/unadjusted_groups"] == (len(lost) if weight != "unlikeliness" else 0)
     assert ("dra/weight/mean" in metrics, "dra/smi/mean" in metrics) == (True, weight != "unlikeliness")
+
+
+@pytest.mark.parametrize("lost", ["", "b"])
+@pytest.mark.parametrize(
+    ("dra", "knobs"),
+    [
+        ({"strength": 0.5}, {"strength": 0.5}),
+        ({"among": "correct"}, {"correct_above": 0.0}),
+        ({"among": "correct", "correct_above": 0.5, "keep_scale": True}, {"correct_above": 0.5, "keep_scale": True}),
+        (
+            {"among": "correct", "strength": [[0, 2], [2, 0]], "keep_scale": True, "weight": "darling"},
+            {"correct_above": 0.0, "strength": 1.0, "keep_scale": True, "weight": "darling"},
+        ),
+        (
+            {"among": "correct", "strength": 2, "weight": "unlikeliness"},
+            {"correct_above": 0.0, "strength": 2.0, "weight": "unlikeliness"},
+        ),
+        ({"among": "correct", "correct_above": 9.0, "keep_scale": True}, {"correct_above": 9.0, "keep_scale": True}),
+    ],
+)
+def test_strength_gate_and_scale_are_the_definitions(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, dra: dict[str, Any], knobs: dict[str, Any], lost: str
+) -> None:
+    batch = Batch("a", "b", "c")
+    if lost:
+        batch.texts["b_2_0"] = POISON
+    _, metrics = trained(monkeypatch, pool, batch, **dra)
+    real = [row for row, key in enumerate(batch.keys) if not key.startswith("pad")]
+    wanted = expected(batch, **{"weight": "inverse", "smi": "graph_cut", "lost": lost, **knobs})
+    np.testing.assert_allclose(batch.advantages[real, 0], wanted, rtol=1e-3, atol=1e-4)
+    inside = batch.rewards[real] > knobs.get("correct_above", -np.inf)
+    assert metrics["dra/adjusted_frac"] == pytest.approx(inside.float().mean().item())
+    assert metrics["dra/strength"] == knobs.get("strength", 1.0)
+
+
+def test_at_strength_0_the_run_is_verls_own_and_nobody_is_asked(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On, off for two steps, and on again, in one trainer."""
+    strength = [[1, 1], [2, 0], [3, 0], [4, 1]]
+    batches = [Batch(uid) for uid in "abcd"]
+    steps: list[Any] = []
+    asked: list[Any] = []
+    monkeypatch.setattr("verl_dra.training.trainer.estimating", lambda step: steps.append(step) or estimating(step))
+    monkeypatch.setattr("verl_dra.training.trainer.Asking", lambda *of: asked.append(of) or Asking(*of))
+    trainer, metrics = trained(monkeypatch, pool, batches[0], strength=strength, negative_rewards="shift")
+    monkeypatch.setattr("verl_dra.training.transfer.tq", Queue(*batches))
+    of_step = [metrics]
+    for step in (2, 3, 4):
+        trainer.global_steps, trainer.batches = step, [batches[step - 1]]
+        of_step.append({})
+        trainer.step(of_step[-1], {})
+    assert [found["dra/strength"] for found in of_step] == [1, 0, 0, 1]
+    assert [found["dra/adjusted_frac"] for found in of_step] == [1, 0, 0, 1]
+    # What no scorer has is fetched and embedded where DRA is on.
+    assert [found["dra/missing_rows"] for found in of_step] == [len(WAYS), 0, 0, len(WAYS)]
+    assert [found["dra/unadjusted_groups"] for found in of_step] == [0] * 4
+    assert ["dra/smi/mean" in found for found in of_step] == [True, False, False, True]
+    assert [found["dra/weight/min"] == 1 for found in of_step] == [False, True, True, False]
+    assert [sessions[0].uid for _, sessions, _ in asked] == ["a", "d"]
+    # A shift would change them, too, which an estimator that subtracts the mean does not show.
+    assert [torch.equal(step.adjusted, step.raw) for step in steps] == [False, True, True, False]
+    for batch in batches[1:3]:
+        real = [row for row, key in enumerate(batch.keys) if not key.startswith("pad")]
+        raw = batch.rewards[real]
+        assert torch.equal(batch.advantages[real, 0], raw - raw.mean())
+    said = capsys.readouterr()
+    lines = [line for line in (said.out + said.err).splitlines() if "dra.strength" in line]
+    assert len(lines) == 2
+    assert "step 2: DRA is off" in lines[0]
+    assert "step 4: DRA is on again" in lines[1]
+
+
+def test_vectors_of_a_step_without_dra_are_given_up(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an asynchronous trainer, whose completions may have been on their way when DRA went off."""
+    forgotten: list[Session] = []
+    for handle in pool.handles:
+        monkeypatch.setattr(handle, "forget", SimpleNamespace(remote=forgotten.extend))
+    _, metrics = trained(monkeypatch, pool, Batch("a"), strength=0)
+    assert "dra/smi/mean" not in metrics
+    assert sorted(forgotten) == [Session("a", i) for i in range(len(WAYS))]
+
+
+@pytest.mark.parametrize("smi", ["shuffled", "random"])
+def test_a_control_draws_by_step_and_uid_whatever_the_order(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, smi: str
+) -> None:
+    def weights(step: int, order: int, *uids: str) -> dict[str, float]:
+        batch = Batch(*uids)
+        mixed = np.random.default_rng(order).permutation(len(batch.keys)).tolist()
+        batch.keys = [batch.keys[at] for at in mixed]
+        batch.rewards, batch.mask = torch.ones(len(mixed)), batch.mask[mixed]
+        batch.tags = [{"is_padding": key.startswith("pad")} for key in batch.keys]
+        steps: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("verl_dra.training.trainer.estimating", lambda step: steps.append(step) or estimating(step))
+            trainer, _ = trained(patch, pool, batch, smi=smi)
+            if step != 1:
+                trainer.global_steps = step
+                trainer.step({}, {})
+        names = [f"{name.uid}_{name.session_id}" for name in steps[-1].rows.names]
+        return dict(zip(names, steps[-1].weights.tolist(), strict=True))
+
+    one = weights(1, 0, "a", "b")
+    assert weights(1, 1, "a", "b", "c").items() >= {name: pytest.approx(w, abs=1e-6) for name, w in one.items()}.items()
+    real = expected_weights("a", "b")
+    if smi == "shuffled":
+        for uid in "ab":
+            assert sorted(one[f"{uid}_{i}"] for i in range(4)) == pytest.approx(
+                sorted(real[f"{uid}_{i}"] for i in range(4))
+            )
+    assert any(weights(step, 0, "a", "b") != pytest.approx(one, abs=1e-6) for step in (2, 3, 4))
+    assert all(0 < weight <= 1 for weight in one.values())
+
+
+def expected_weights(*uids: str) -> dict[str, float]:
+    batch = Batch(*uids)
+    keys = [key for key in batch.keys if not key.startswith("pad")]
+    vectors = NgramEncoder().encode([batch.texts[key] for key in keys]).vectors.numpy()
+    weights = oracles.weights(oracles.graph_cut_smi(vectors, np.array([key[0] for key in keys])))
+    return {key.rsplit("_", 1)[0]: weight for key, weight in zip(keys, weights.tolist(), strict=True)}
 
 
 def test_what_is_counted_adds_up_over_the_updates_of_a_step(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:

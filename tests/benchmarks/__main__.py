@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-TABLES = ("smi", "encode", "windows", "scale", "peers", "step", "report", "answers")
+TABLES = ("smi", "encode", "windows", "noise", "scale", "peers", "step", "report", "answers")
 """Each a module beside this one, and a section of the README."""
 
 

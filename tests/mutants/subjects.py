@@ -29,7 +29,8 @@ class Subject:
 _DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
 
 SUBJECTS = {
-    "algorithm": Subject(("algorithm",), ("algorithm", "baselines", "estimator", "survival")),
+    "algorithm": Subject(("algorithm",), ("algorithm", "similarity", "baselines", "estimator", "survival")),
+    "weighing": Subject(("training/weighing.py",), ("weighing", "trainer")),
     "estimator": Subject(("training/estimator.py",), ("estimator",)),
     "rows": Subject(("training/rows.py",), ("rows", "estimator")),
     "metrics": Subject(("training/metrics.py",), ("metrics", "recording")),
@@ -38,7 +39,7 @@ SUBJECTS = {
     ),
     "rewards": Subject(("rewards",), ("rewards", "answers")),
     "record": Subject(("record", "training/recording.py"), ("record", "recording", _DEFAULTS)),
-    "config": Subject(("config",), ("config", "resuming", _DEFAULTS)),
+    "config": Subject(("config",), ("config", "similarity", "resuming", _DEFAULTS)),
     "data": Subject(("data",), ("prepare_data", "prepare_columns", "open_rs")),
     "evaluate": Subject(("evaluate",), ("evaluate", "generate", "compare")),
     "calibrate": Subject(("calibrate",), ("calibrate",)),

@@ -114,8 +114,11 @@ def recomputed_by_likelihood(step: dict[str, Any]) -> np.ndarray:
     return oracles.grpo(oracles.adjust(rewards, oracles.unlikeliness_weights(log_probs, group), group), group)
 
 
-def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool = True) -> np.ndarray:
-    """float64 advantage of each row from its text and raw reward, by the paper's formula and plain loops."""
+def recomputed(
+    step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool = True, correct_above: float = -np.inf
+) -> np.ndarray:
+    """float64 advantage of each row from its text and raw reward, by the paper's formula and plain loops; with
+    `correct_above` among those of a higher reward, and of them alone."""
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in step["responses"]]
     rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
@@ -126,7 +129,8 @@ def recomputed(step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool =
         vectors = np.stack(
             [encoder.encode(t) if some else np.zeros(384) for t, some in zip(texts, has_tokens, strict=True)]
         )
-        rewards = oracles.adjust(rewards, oracles.weights(oracles.graph_cut_smi(vectors, group)), group)
+        smi = oracles.among(oracles.graph_cut_smi, vectors, group, rewards > correct_above)
+        rewards = oracles.adjust(rewards, oracles.weights(smi), group)
     return oracles.grpo(rewards, group)
 
 
@@ -156,7 +160,7 @@ class Recorded(Run):
 @pytest.fixture(scope="module")
 def sync(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     folder = tmp_path_factory.mktemp("sync")
-    settings = ["trainer.total_training_steps=4", "trainer.logger=[console,tensorboard]"]
+    settings = ["trainer.total_training_steps=6", "trainer.logger=[console,tensorboard]", "dra.strength=[[4,1],[5,0]]"]
     validate = ["trainer.val_before_train=True", "trainer.test_freq=2"]
     record = ["dra.record.every_n_steps=2", f"dra.record.folder={folder}/groups", "dra.record.groups=3"]
     run = train(toy_folder, folder, [*settings, *validate, *record])
@@ -164,18 +168,40 @@ def sync(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded
 
 
 def test_sync_advantages_are_the_formula_s(sync: Recorded, toy_folder: Path, encoder: Any) -> None:
-    assert len(sync.steps) == 4
-    assert sync.metric("dra/skipped_rows") == [4, 0, 4, 0]  # what validation generated before steps 1 and 3
+    on = Run(sync.steps[:4], sync.log)
+    assert len(on.steps) == 4
+    assert on.metric("dra/skipped_rows") == [4, 0, 4, 0]  # what validation generated before steps 1 and 3
     assert all(len(step["keys"]) == 4 * N for step in sync.steps)
-    assert_advantages(sync, toy_folder, encoder)
+    assert_advantages(on, toy_folder, encoder)
     assert all(len(scorers(step)) == 1 for step in sync.steps)
-    assert sync.metric("dra/fallbacks") == [0, 0, 0, 0]
-    assert all(1 < paths <= N for paths in sync.metric("dra/effective_paths"))
+    assert sync.metric("dra/fallbacks") == [0] * 6
+    assert all(1 < paths <= N for paths in on.metric("dra/effective_paths"))
     assert "timing_s/dra_wait" in sync.log
 
 
+def test_from_the_step_of_strength_0_on_nothing_is_embedded_and_the_run_is_verls(
+    sync: Recorded, toy_folder: Path, encoder: Any
+) -> None:
+    assert sync.metric("dra/strength") == [1, 1, 1, 1, 0, 0]
+    off = Run(sync.steps[4:], sync.log)
+    assert_advantages(off, toy_folder, encoder, dra=False)
+    # All that was generated, and before step 5 what validation did: of the scorers' own counts.
+    assert off.metric("dra/skipped_rows") == [4 + 4 * N, 4 * N]
+    assert off.metric("dra/missing_rows") == off.metric("dra/unadjusted_groups") == [0, 0]
+    embedding = [busy > 0 for busy in sync.metric("dra/scorers/busy_frac")]
+    assert embedding == [True, True, True, True, False, False]
+    assert not any("dra/smi/mean" in step["metrics"] for step in off.steps)
+    assert "dra.strength, step 5: DRA is off" in sync.log
+    for line in (sync.groups / "6.jsonl").read_text().splitlines():
+        group = json.loads(line)
+        assert (group["strength"], group["similarity"], group["scored"]) == (0, None, False)
+        for completion in group["completions"]:
+            assert completion["adjusted"] == completion["reward"]
+            assert completion["advantage"] == completion["advantage_without"]
+
+
 def test_recorded_groups_are_what_was_trained_on(sync: Recorded, toy_folder: Path) -> None:
-    assert sorted(path.name for path in sync.groups.iterdir()) == ["2.jsonl", "4.jsonl"]
+    assert sorted(path.name for path in sync.groups.iterdir()) == ["2.jsonl", "4.jsonl", "6.jsonl"]
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
     for step in (2, 4):
         dumped = sync.steps[step - 1]
@@ -265,15 +291,24 @@ def test_two_nodes_have_two_scorers_and_the_same_formula(toy_folder: Path, tmp_p
     assert all(len(scorers(step)) == 2 for step in run.steps)
 
 
-def test_colocate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:
+def test_colocate_async_trains_with_similarity_among_the_correct(
+    toy_folder: Path, tmp_path: Path, encoder: Any
+) -> None:
     run = train(
         toy_folder,
         tmp_path,
-        ["trainer.total_training_steps=2", "trainer.v1.trainer_mode=colocate_async", "trainer.val_before_train=True"],
+        [
+            *("trainer.total_training_steps=2", "trainer.v1.trainer_mode=colocate_async"),
+            *("trainer.val_before_train=True", "dra.among=correct"),
+        ],
     )
     assert len(run.steps) == 2
     assert run.metric("dra/skipped_rows") == [4, 0]
-    assert_advantages(run, toy_folder, encoder)
+    for step in run.steps:
+        assert_advantages_of(step, recomputed(step, toy_folder, encoder, correct_above=0.0))
+        right = [sum(scores) > 0 for scores in step["rm_scores"]]
+        assert 0 < sum(right) < len(right)
+        assert step["metrics"]["dra/adjusted_frac"] == pytest.approx(sum(right) / len(right))
 
 
 def test_separate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:

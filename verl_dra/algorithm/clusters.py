@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verl_dra.algorithm.groups import check_group
-from verl_dra.algorithm.vectors import check_embeddings, gram_matrices
+from verl_dra.algorithm.vectors import GramMatrices, check_embeddings, gram_matrices
 
 
 def cluster_smi(embeddings: Tensor, group: Tensor, cosine: float = 0.9) -> Tensor:
@@ -32,12 +32,20 @@ def cluster_smi(embeddings: Tensor, group: Tensor, cosine: float = 0.9) -> Tenso
     vectors = check_embeddings(embeddings)
     smi = torch.empty(len(vectors), dtype=vectors.dtype, device=vectors.device)
     for gram in gram_matrices(vectors, check_group(group, len(vectors), "embeddings")):
-        somewhere = gram.cosines.diagonal(dim1=1, dim2=2) > 0  # neither padding nor a zero vector
-        linked = (gram.cosines > cosine) & somewhere.unsqueeze(2) & somewhere.unsqueeze(1)
-        reach = linked.float()
-        for _ in range(max(reach.shape[1] - 1, 1).bit_length()):
-            # Each product doubles the length of the paths that are followed.
-            reach = (reach @ reach).clamp_(max=1)
-        others = (reach.sum(dim=2) - 1).clamp_(min=0)
+        others = (connected(gram, cosine).sum(dim=2) - 1).clamp_(min=0)
         smi[gram.rows[gram.real]] = others[gram.real].to(smi.dtype)
     return smi
+
+
+def connected(gram: GramMatrices, cosine: float) -> Tensor:
+    """[k, n, n] bool: whether a chain of cosines above `cosine` leads from one row to the other, itself included.
+
+    False for padding and zero vectors.
+    """
+    somewhere = gram.cosines.diagonal(dim1=1, dim2=2) > 0  # neither padding nor a zero vector
+    linked = (gram.cosines > cosine) & somewhere.unsqueeze(2) & somewhere.unsqueeze(1)
+    reach = linked.float()
+    for _ in range(max(reach.shape[1] - 1, 1).bit_length()):
+        # Each product doubles the length of the paths that are followed.
+        reach = (reach @ reach).clamp_(max=1)
+    return reach > 0

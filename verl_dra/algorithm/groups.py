@@ -37,6 +37,14 @@ class Groups:
         position = torch.repeat_interleave(self.sizes)
         return torch.empty_like(position).scatter_(0, self.order, position)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """[N], of the dtype of `values` [N]: for each row, in row order, the mean of its group."""
+        position = self.index()
+        sums = torch.zeros(len(self), dtype=torch.float64, device=values.device).index_add_(
+            0, position, values.double()
+        )
+        return (sums / self.sizes)[position].to(values.dtype)
+
     def padded(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Groups of similar size as rectangles, for batched matrix work.
 
@@ -51,6 +59,23 @@ class Groups:
             real = offsets < self.sizes[groups, None]
             rows = self.order[torch.where(real, self.starts[groups, None] + offsets, 0)]
             yield groups, rows, real
+
+
+def gated(group: Tensor, inside: Tensor) -> Tensor:
+    """Group ids in which each row outside a gate is a group of its own: similar to none, and of weight 1.
+
+    With a gate of the right answers, similarity is measured among them alone (as arXiv 2601.08763 does with clusters).
+
+    Args:
+        group: [N] any integer ids.
+        inside: [N] bool.
+
+    Returns:
+        [N] int64; rows inside share an id where they did.
+    """
+    group = check_group(group, len(inside), "inside")
+    groups = Groups.of(group)
+    return torch.where(inside, groups.index(), len(groups) + torch.arange(len(group), device=group.device))
 
 
 def check_group(group: Tensor, rows: int, of_what: str) -> Tensor:

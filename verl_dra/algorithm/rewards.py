@@ -29,6 +29,69 @@ def diversity_weights(smi: Tensor) -> Tensor:
     return (1 + smi.clamp(min=0)).reciprocal_()
 
 
+def level_small_spreads(smi: Tensor, group: Tensor, floor: float) -> Tensor:
+    """SMI in which groups that hardly differ don't: below `floor`, a spread of similarity counts as none.
+
+    The spread of a group of n is (highest I - lowest I) / (n - 1), in units of a cosine. Where it is below `floor`,
+    each of its rows gets the group's mean: weights keep their size and tell nobody apart.
+
+    Args:
+        smi: [N] floating point: Graph-Cut SMI.
+        group: [N] any integer ids.
+        floor: a cosine, at least 0; 0 levels nothing.
+
+    Returns:
+        [N], of the same dtype.
+
+    Raises:
+        TypeError, ValueError: as `diversity_weights`; also group ids that don't match, a floor below 0.
+    """
+    if not floor >= 0:
+        raise ValueError(f"floor must be 0 or more, not {floor}")
+    check_finite(smi, "smi", group)
+    groups = Groups.of(check_group(group, len(smi), "smi"))
+    position, ends = groups.index(), torch.zeros(2, len(groups), dtype=smi.dtype, device=smi.device)
+    highest = ends[0].scatter_reduce(0, position, smi, "amax", include_self=False)
+    lowest = ends[1].scatter_reduce(0, position, smi, "amin", include_self=False)
+    small = (highest - lowest) / (groups.sizes - 1).clamp(min=1) < floor
+    return torch.where(small[position], groups.mean(smi), smi)
+
+
+def temper(weights: Tensor, strength: float) -> Tensor:
+    """Weights to the power of `strength`: 1 for the weights as they are, 0 for none, above 1 for sharper ones.
+
+    Args:
+        weights: [N] in (0, 1].
+        strength: at least 0.
+
+    Returns:
+        [N] in (0, 1], of the same dtype.
+
+    Raises:
+        ValueError: a strength below 0 or without end.
+    """
+    if not 0 <= strength < float("inf"):
+        raise ValueError(f"strength must be 0 or more and finite, not {strength}")
+    return weights.pow(strength)
+
+
+def kept_scale(weights: Tensor, acted: Tensor) -> Tensor:
+    """What adjusted rewards are multiplied by so that they keep the scale of raw ones: 1 / (mean weight).
+
+    Without a division by the standard deviation, weights shrink advantages, and a KL or entropy term of the same
+    coefficient outweighs them. The mean is over the batch, not the group: a group of copies stays smaller than others.
+
+    Args:
+        weights: [N] in (0, 1].
+        acted: [N] bool: where a weight was multiplied by; elsewhere a reward is as it was, and stays so.
+
+    Returns:
+        [N], of the same dtype, at least 1.
+    """
+    mean = weights[acted].double().mean() if bool(acted.any()) else torch.ones(())
+    return torch.where(acted, (1 / mean).to(weights), 1)
+
+
 def fill_unscored(weights: Tensor, scored: Tensor) -> Tensor:
     """Weights in which what has no score gets the mean weight of what has one.
 

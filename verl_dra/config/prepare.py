@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.algorithm import NegativeRewards
 from verl_dra.config.schema import WEIGHTS, DRAConfig
+from verl_dra.config.similarity import check_similarity
 from verl_dra.scorer.placement import settled
 
 ESTIMATOR = "dra"
@@ -139,9 +140,6 @@ def _one_of(key: str, value: str | None, dra_key: str, dra_value: str | None) ->
 
 
 def _check(config: DictConfig, dra: DRAConfig) -> None:
-    dra.smi_function()
-    if dra.cluster_cosine != DRAConfig.cluster_cosine and dra.smi != "clusters":
-        raise ValueError(f"dra.cluster_cosine has no effect with dra.smi={dra.smi}; set dra.smi=clusters or remove it")
     if dra.weight not in WEIGHTS:
         raise ValueError(f"dra.weight must be one of {', '.join(WEIGHTS)}, not {dra.weight!r}")
     if dra.weight == "darling" and dra.smi == "log_det":
@@ -170,6 +168,7 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
     if config.critic.enable:
         raise ValueError("critic.enable=True: DRA's estimators use no critic; remove it")
     _check_estimator(cast(str, dra.base_estimator))
+    check_similarity(config, dra)
     _check_reward_manager(config, cast(str, dra.base_reward_manager))
     dra.embedding.check()
     dra.scorer.check()

@@ -176,20 +176,34 @@ def _recorded_group(line: dict[str, Any]) -> Group:
         )
         for c in line["completions"]
     ]
-    method = f"SMI {line.get('smi')}, weight {line.get('weight')}, over {line.get('base_estimator')}"
     group = Group(
         _text(line["prompt"]),
         _truth(line.get("ground_truth")),
         completions,
         effective_paths=_known(line.get("effective_paths")),
-        scored=scored,
-        method=method,
+        scored=scored or line.get("strength") == 0,
+        method=_method(line),
     )
     if (similarity := line.get("similarity")) is not None:
         group.similarity = np.array(similarity, dtype=np.float64)
         if group.similarity.shape != (len(completions),) * 2 or not np.isfinite(group.similarity).all():
             raise ValueError("similarity")
     return _ordered(group)
+
+
+def _method(line: dict[str, Any]) -> str:
+    """How the rewards of a recorded group were adjusted; of what can be left out, only what is not the default."""
+    if line.get("strength") == 0:
+        return f"DRA off, over {line.get('base_estimator')}"
+    parts = [f"SMI {line.get('smi')}"]
+    if (cosine := line.get("cosine", "raw")) != "raw":
+        parts.append(f"cosines {cosine}")
+    if (among := line.get("among", "all")) != "all":
+        parts.append(f"among {among}")
+    parts.append(f"weight {line.get('weight')}")
+    if (strength := line.get("strength", 1)) != 1:
+        parts.append(f"strength {_number(strength):.3g}")
+    return ", ".join([*parts, f"over {line.get('base_estimator')}"])
 
 
 def _sample(line: dict[str, Any]) -> tuple[str, str | None, Completion]:

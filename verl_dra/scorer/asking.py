@@ -347,16 +347,35 @@ def take(pool: ScorerPool, sessions: Sequence[Session]) -> StepVectors:
         pool.handles[replica].collect.remote(names, {}, 0): (replica, rows, names)
         for replica, rows, names in _by_scorer(sessions, len(pool))
     }
-    there = set(ray.wait(list(asked), num_returns=len(asked), timeout=_GRACE_S)[0]) if asked else set()
-    answers: list[tuple[int, np.ndarray, Vectors]] = []
-    for reply, (replica, rows, names) in asked.items():
-        try:
-            if reply in there:
-                answers.append((replica, np.array(rows), ray.get(reply)))
-        except RayError as error:
-            logger.warning("diversity scorer %d gave nothing to show: %s", replica, type(error).__name__)
+    answers = _there_by_now(asked)
+    for replica, _, names in asked.values():
         pool.handles[replica].forget.remote(names)
     return _step_vectors(len(sessions), answers)
+
+
+def forgo(pool: ScorerPool, sessions: Sequence[Session]) -> StepVectors:
+    """No vectors of sessions, which are given up where there are any, and what scorers counted. For what wants none."""
+    asked = {
+        handle.collect.remote([], {}, 0): (replica, list[int](), list[Session]())
+        for replica, handle in enumerate(pool.handles)
+    }
+    answers = _there_by_now(asked)
+    for replica, _, names in _by_scorer(sessions, len(pool)):
+        pool.handles[replica].forget.remote(names)
+    return _step_vectors(len(sessions), answers)
+
+
+def _there_by_now(asked: Mapping[Any, tuple[int, list[int], list[Session]]]) -> list[tuple[int, np.ndarray, Vectors]]:
+    """Scorers that answered or are about to, the positions that they were asked for, and their answers."""
+    there = set(ray.wait(list(asked), num_returns=len(asked), timeout=_GRACE_S)[0]) if asked else set()
+    answers: list[tuple[int, np.ndarray, Vectors]] = []
+    for reply, (replica, rows, _) in asked.items():
+        try:
+            if reply in there:
+                answers.append((replica, np.array(rows, dtype=np.int64), ray.get(reply)))
+        except RayError as error:
+            logger.warning("diversity scorer %d gave nothing to show: %s", replica, type(error).__name__)
+    return answers
 
 
 def _by_scorer(sessions: Sequence[Session], scorers: int) -> list[tuple[int, list[int], list[Session]]]:

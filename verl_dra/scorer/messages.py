@@ -26,7 +26,7 @@ class Events:
     unsent: int = 0
     """Those that reward workers could not send because the scorer was not there."""
     skipped: int = 0
-    """Those of validation, which reward workers don't send."""
+    """Those that reward workers don't send: of validation, and of steps without DRA."""
     late: int = 0
     """Those that came after their vector was taken or given up."""
     evicted: int = 0

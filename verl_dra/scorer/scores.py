@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from verl_dra.algorithm import SMIFunction, group_diversity
+from verl_dra.algorithm import CosinePairs, SMIFunction, centered, cosine_pairs, gated, group_diversity
 from verl_dra.scorer.messages import Vectors
 
 
@@ -18,13 +18,15 @@ class StepScores:
     """The scores of a step's n sessions in K groups. A group is scored where each of its sessions has a vector."""
 
     smi: Tensor
-    """[n] float32; 0 where the group is not scored."""
+    """[n] float32; 0 where the group is not scored, or the session is outside the gate."""
     duplicate: Tensor
     """[n] bool: has a near-equal sibling."""
     scored: Tensor
     """[n] bool."""
     effective_paths: Tensor
     """[K] float64: Vendi score of each group, by its number; NaN where it is not scored."""
+    pairs: CosinePairs
+    """Cosines of siblings, of some of the scored groups."""
     empty: int
     """Sessions with a zero vector, as of a text without tokens; they count as unique."""
     vectors: Tensor
@@ -38,7 +40,16 @@ class StepScores:
         return (unit @ unit.T).clamp(-1, 1).numpy()
 
 
-def step_scores(vectors: np.ndarray, index: np.ndarray, group: Tensor, smi: SMIFunction) -> StepScores:
+def step_scores(
+    vectors: np.ndarray,
+    index: np.ndarray,
+    group: Tensor,
+    smi: SMIFunction,
+    *,
+    center: bool = False,
+    inside: Tensor | None = None,
+    cluster_cosine: float = 0.9,
+) -> StepScores:
     """The scores of sessions whose vectors are there.
 
     Args:
@@ -46,6 +57,10 @@ def step_scores(vectors: np.ndarray, index: np.ndarray, group: Tensor, smi: SMIF
         index: [n] int64: the row of each session in `vectors`; -1 where it has none.
         group: [n] int64, from 0 to K - 1.
         smi: the SMI function.
+        center: whether it gets the vectors less their mean over all scored sessions. Duplicates, effective paths and
+            similarities are of the vectors as they are.
+        inside: [n] bool: among which sessions of a group SMI is measured; None for all.
+        cluster_cosine: above this cosine two completions are linked, in `pairs`.
     """
     of_text, row = torch.from_numpy(vectors), torch.from_numpy(index)
     scored = ~torch.isin(group, group[row < 0])
@@ -55,14 +70,20 @@ def step_scores(vectors: np.ndarray, index: np.ndarray, group: Tensor, smi: SMIF
         duplicate=torch.zeros(len(row), dtype=torch.bool),
         scored=scored,
         effective_paths=paths,
+        pairs=CosinePairs(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)),
         empty=int((~of_text.any(dim=1))[row[row >= 0]].sum()),
         vectors=of_text,
         index=row,
     )
     if bool(scored.any()):
         flat, of_group = of_text[row[scored]], group[scored]
-        scores.smi[scored] = smi(flat, of_group)
         scores.duplicate[scored], paths[torch.unique(of_group)] = group_diversity(flat, of_group)
+        acting = centered(flat, of_group) if center else flat
+        if inside is None:
+            scores.smi[scored] = smi(acting, of_group)
+        else:
+            scores.smi[scored] = torch.where(inside[scored], smi(acting, gated(of_group, inside[scored])), 0)
+        scores = replace(scores, pairs=cosine_pairs(acting, of_group, cluster_cosine))
     return scores
 
 

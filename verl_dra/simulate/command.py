@@ -15,7 +15,7 @@ from verl_dra.simulate.group_scene import GroupScene, StandardDeviation, play_gr
 from verl_dra.simulate.options import OptionError, add_option, read_settings, refuse_options_of
 from verl_dra.simulate.policy_report import PolicyReport
 from verl_dra.simulate.policy_scene import PolicyScene, play_policy
-from verl_dra.simulate.scoring import Estimator, Scoring, VerlUnavailableError
+from verl_dra.simulate.scoring import Among, Estimator, Scoring, VerlUnavailableError
 from verl_dra.terminal.pictures import PictureError, check_picture
 
 
@@ -34,8 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         both, "--negative-rewards", Scoring, "what DRA does with rewards below 0", choices=get_args(NegativeRewards)
     )
     add_option(both, "--estimator", Scoring, "veRL's advantage estimator, for both sides", choices=get_args(Estimator))
+    add_option(both, "--strength", Scoring, "what weights are raised to the power of; 0 is no DRA", type=float)
+    add_option(both, "--among", Scoring, "answers among which similarity is measured", choices=get_args(Among))
+    add_option(both, "--cosine-power", Scoring, "what cosines are raised to the power of", type=float)
+    add_option(both, "--spread-floor", Scoring, "a spread of SMI / (n - 1) below this counts as none", type=float)
+    add_option(both, "--epsilon", Scoring, "what GRPO adds to a standard deviation", type=float)
 
     group = parser.add_argument_group("scene group")
+    add_option(
+        group, "--keep-scale", Scoring, "divide adjusted rewards by the group's mean weight", action="store_true"
+    )
     add_option(group, "--clones", GroupScene, "right answers that are near-clones of each other", type=int)
     add_option(group, "--noise", GroupScene, "standard deviation of the clones' noise", type=float)
     add_option(
@@ -96,6 +104,8 @@ def _play(args: argparse.Namespace) -> GroupReport | PolicyReport:
             vars(args).setdefault("modes", len(args.accuracies))
             vars(args).setdefault("wrong_start", 0.0)
         refuse_options_of(GroupScene, (PolicyScene, Scoring), args, "is an option of --scene group alone")
+        if hasattr(args, "keep_scale"):
+            raise OptionError("--keep-scale is an option of --scene group alone, whose group is the batch")
         return PolicyReport(play_policy(read_settings(PolicyScene, args), scoring))
     refuse_options_of(PolicyScene, (GroupScene, Scoring), args, "is an option of --scene policy alone")
     return GroupReport(play_group(read_settings(GroupScene, args), scoring))

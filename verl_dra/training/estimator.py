@@ -17,7 +17,7 @@ from verl import DataProto
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, register_adv_est
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
-from verl_dra.algorithm import NegativeRewards, adjust_rewards
+from verl_dra.algorithm import NegativeRewards, adjust_rewards, kept_scale
 from verl_dra.training.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,14 @@ class Step:
     """[n] bool: False where a group has no scores."""
     base_estimator: str
     negative_rewards: NegativeRewards
+    strength: float = 1.0
+    """What the weights have been raised to the power of; 0 where DRA is off."""
+    inside: Tensor | None = None
+    """[n] bool: those that a weight acts on, where a gate keeps others out, whose weight is 1; None for all."""
+    keep_scale: bool = False
+    """Whether adjusted rewards are divided by the batch's mean weight."""
+    epsilon: float | None = None
+    """What the base estimator adds to a standard deviation; None for its own."""
     raw: Tensor | None = None
     """[n] rewards as the reward manager gave them (with veRL's KL penalty where that is in the reward)."""
     adjusted: Tensor | None = None
@@ -123,6 +131,8 @@ def _is_verls(name: str) -> bool:
 
 def _base(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray, config: Any) -> tuple[Tensor, Tensor]:
     """The base estimator's advantages and returns, each [n, length], of token-level rewards."""
+    if step.epsilon is not None:
+        return _with_epsilon(step, tokens, mask, uids, config)
     data = compute_advantage(
         DataProto.from_dict(
             tensors={"token_level_rewards": tokens, "response_mask": mask},
@@ -138,6 +148,20 @@ def _base(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray, config: An
     return found["advantages"], found["returns"]
 
 
+def _with_epsilon(step: Step, tokens: Tensor, mask: Tensor, uids: np.ndarray, config: Any) -> tuple[Tensor, Tensor]:
+    """As `_base`: veRL's `compute_advantage` passes each function the same, but for epsilon."""
+    of_grpo = {"norm_adv_by_std_in_grpo": config.get("norm_adv_by_std_in_grpo", True)}
+    found: tuple[Tensor, Tensor] = get_adv_estimator_fn(step.base_estimator)(  # type: ignore[no-untyped-call]
+        token_level_rewards=tokens,
+        response_mask=mask,
+        index=uids,
+        config=config,
+        epsilon=step.epsilon,
+        **(of_grpo if step.base_estimator == "grpo" else {}),
+    )
+    return found
+
+
 def _adjusted(step: Step, tokens: Tensor, mask: Tensor) -> Tensor:
     """Adjusted token-level rewards [n, length] of the real sessions' final outputs, from theirs.
 
@@ -146,6 +170,13 @@ def _adjusted(step: Step, tokens: Tensor, mask: Tensor) -> Tensor:
     step.raw = tokens.sum(dim=1)
     weights = step.weights.to(tokens.dtype)
     step.adjusted = adjust_rewards(step.raw, weights, step.rows.group, negative=step.negative_rewards)
+    if step.keep_scale:
+        # What is multiplied by no weight is divided by none.
+        acted = torch.ones_like(step.scored) if step.inside is None else step.inside
+        if step.negative_rewards == "positive_only":
+            acted = acted & (step.raw > 0)
+        scale = kept_scale(weights, acted)
+        step.adjusted, weights = step.adjusted * scale, weights * scale
     tokens = tokens * weights[:, None]
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
     tokens[torch.arange(len(tokens)), last] += step.adjusted - tokens.sum(dim=1)

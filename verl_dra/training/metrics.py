@@ -14,6 +14,7 @@ from verl_dra.scorer.scores import StepScores
 from verl_dra.training.estimator import Step
 
 _EQUAL = 1e-6
+_PERCENTILES = (10, 50, 90)
 
 
 COUNTS = tuple(
@@ -45,10 +46,16 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
     correct = step.raw > 0
     negative = correct & (step.advantage < 0)
     events = came.events
-    metrics: dict[str, float] = {}
+    inside = torch.ones_like(step.scored) if step.inside is None else step.inside
+    metrics = {
+        "dra/strength": step.strength,
+        "dra/adjusted_frac": inside.float().mean().item() if step.strength else 0.0,
+    }
+    if bool((scores.scored & inside).any()):
+        metrics["dra/smi/mean"] = scores.smi[scores.scored & inside].mean().item()
     if bool(scores.scored.any()):
-        metrics = {
-            "dra/smi/mean": scores.smi[scores.scored].mean().item(),
+        metrics |= {
+            **_cosines(scores),
             "dra/effective_paths": scores.effective_paths.nanmean().item(),
             "dra/duplicates_frac": scores.duplicate[scores.scored].float().mean().item(),
         }
@@ -59,6 +66,7 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.group),
         "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.group),
+        "dra/zero_std_frac/weight": _equal_groups(step.weights, step.rows.group),
         "dra/missing_rows": float(came.missing_rows),
         "dra/fallbacks": float(came.fallbacks),
         "dra/unadjusted_groups": float(len(torch.unique(step.rows.group[~step.scored]))),
@@ -77,8 +85,21 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
     return metrics
 
 
+def _cosines(scores: StepScores) -> dict[str, float]:
+    """Quantiles of the cosines of siblings; of those of one cluster, and of two, where there are any."""
+    pairs = scores.pairs
+    some = {"": pairs.cosines, "within/": pairs.cosines[pairs.within], "across/": pairs.cosines[~pairs.within]}
+    quantiles = torch.tensor([percent / 100 for percent in _PERCENTILES], dtype=torch.float64)
+    return {
+        f"dra/cosine/{name}p{percent}": value
+        for name, cosines in some.items()
+        if len(cosines)
+        for percent, value in zip(_PERCENTILES, torch.quantile(cosines, quantiles).tolist(), strict=True)
+    }
+
+
 def _equal_groups(rewards: Tensor, group: Tensor) -> float:
-    """Share of groups whose rewards are all equal, which therefore teach nothing."""
+    """Share of groups whose rewards (or weights) are all equal, which therefore teach nothing."""
     spread = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype)
     highest = spread.scatter_reduce(0, group, rewards, "amax", include_self=False)
     lowest = spread.scatter_reduce(0, group, rewards, "amin", include_self=False)

@@ -9,6 +9,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_dra.config.reward_managers import base_reward_manager
+from verl_dra.config.schedule import Schedule
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.training.text import completion_text
@@ -27,6 +28,7 @@ class DRARewardManager(RewardManagerBase):
             config=config, tokenizer=tokenizer, compute_score=compute_score, **kwargs
         )
         self._scorers = ScorerClient(config.dra.scorer.name)
+        self._strength = Schedule.of(config.dra.strength)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The base manager's reward and extra info for one trajectory (its outputs are the rows of `data`)."""
@@ -36,7 +38,10 @@ class DRARewardManager(RewardManagerBase):
             # trainer fetches the texts then.
             return await self._rewarded(data)
         session = Session(str(final.non_tensor_batch["uid"]), int(final.non_tensor_batch["session_id"]))
-        if is_validation(final.non_tensor_batch):
+        # The step that the prompt was drawn for; an asynchronous trainer may train on it in a later one, and fetches it
+        # where that one wants it.
+        step = final.non_tensor_batch.get("global_steps")
+        if is_validation(final.non_tensor_batch) or (step is not None and not self._strength.at(int(step))):
             self._scorers.skip(session)
             return await self._rewarded(data)
         responses = final.batch["responses"]

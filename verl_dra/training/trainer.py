@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, cast
 
@@ -15,18 +16,11 @@ from torch import Tensor
 from verl.trainer.ppo.v1 import PPOTrainer
 from verl.utils.debug import marked_timer
 
-from verl_dra.algorithm import (
-    NegativeRewards,
-    SMIFunction,
-    darling_weights,
-    diversity_weights,
-    fill_unscored,
-    unlikeliness_weights,
-)
+from verl_dra.algorithm import NegativeRewards, SMIFunction
 from verl_dra.config import DRAConfig
 from verl_dra.config.streaming import why_not_streamed
 from verl_dra.record import Recorder, trackers
-from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, take
+from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, forgo, take
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool
 from verl_dra.scorer.scores import StepScores, step_scores
@@ -40,6 +34,7 @@ from verl_dra.training.summary import Summary
 from verl_dra.training.text import completion_texts
 from verl_dra.training.transfer import fetch_columns
 from verl_dra.training.validation import Marking
+from verl_dra.training.weighing import Weighing
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +56,8 @@ class DRATrainerMixin(PPOTrainer):
         self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
         self._scorers: ScorerPool | None = None
         self._smi: SMIFunction = self._dra.smi_function()
+        self._schedule = self._dra.schedule()
+        self._off = False
         self._only_shown = self._dra.weight == "unlikeliness"
         self._filters = bool(OmegaConf.select(config, "algorithm.filter_groups.enable"))
         self._rows: Rows | None = None
@@ -115,9 +112,18 @@ class DRATrainerMixin(PPOTrainer):
         batch = super()._balance_batch(batch, *args, **kwargs)
         assert self._scorers is not None
         self._rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
-        if not self._only_shown:
+        self._switch()
+        if not self._only_shown and not self._off:
             self._asking = Asking(self._scorers, self._rows.names, self._texts_of(batch, self._rows))
         return batch
+
+    def _switch(self) -> None:
+        """Put DRA on or off, as `dra.strength` has it for this step."""
+        off = self._schedule.at(self.global_steps) == 0
+        if off != self._off:
+            self._off = off
+            is_off = "DRA is off: rewards are as they are, and no completion is embedded"
+            say(f"dra.strength, step {self.global_steps}: {is_off if off else 'DRA is on again'}")
 
     def _stop_asking(self) -> None:
         """For a step that ended before it took its vectors."""
@@ -132,22 +138,34 @@ class DRATrainerMixin(PPOTrainer):
         sampled = self._sampled(rows)
         asked_at = time.monotonic()
         with marked_timer("dra_wait", self.timing_raw):
-            if self._asking is None:
-                came = take(self._scorers, rows.names)
-            else:
-                came = self._asking.result()
-                self._asking = None
-            scores = step_scores(came.vectors, came.index, rows.group, self._smi)
+            came = self._vectors(rows)
+            weighing = self._weighing(batch, rows)
+            scores = step_scores(
+                came.vectors,
+                came.index,
+                weighing.group,
+                self._smi,
+                center=self._dra.cosine == "centered",
+                inside=weighing.inside,
+                cluster_cosine=self._dra.cluster_cosine,
+            )
+            scores = replace(scores, smi=weighing.smi(scores.smi, scores.scored, scores.vectors.shape[1]))
         load = self._measured(came, time.monotonic() - asked_at)
-        # Where SMI is only shown, a group without it is adjusted all the same.
-        scored = torch.ones_like(scores.scored) if self._only_shown else scores.scored
+        # Where SMI is only shown, or DRA is off, a group without it is adjusted all the same.
+        scored = torch.ones_like(scores.scored) if self._only_shown or self._off else scores.scored
+        log_probs = _mean_log_probs(batch, rows) if self._only_shown and not self._off else None
         step = Step(
             rows,
             smi=scores.smi,
-            weights=self._weights(batch, rows, scores.smi, scored),
+            weights=weighing.weights(scores.smi, scored, log_probs),
             scored=scored,
             base_estimator=cast(str, self._dra.base_estimator),
-            negative_rewards=cast(NegativeRewards, self._dra.negative_rewards),
+            # Weights of 1 leave rewards as they are, but for a shift.
+            negative_rewards="paper" if self._off else cast(NegativeRewards, self._dra.negative_rewards),
+            strength=weighing.strength,
+            inside=weighing.inside,
+            keep_scale=self._dra.keep_scale,
+            epsilon=self._dra.epsilon,
             compare=bool(sampled),
         )
         with estimating(step):
@@ -171,7 +189,7 @@ class DRATrainerMixin(PPOTrainer):
         now = time.monotonic()
         step_s, self._last_at = now - self._last_at, now
         load = Load(came.events.tokens, came.tokens_per_s, came.busy_s, len(self._scorers), step_s, wait_s)
-        if load.behind != self._behind:
+        if load.behind != self._behind and not self._off:
             self._behind = load.behind
             say(load.line(self._dra.scorer.placement))
         return load
@@ -216,12 +234,22 @@ class DRATrainerMixin(PPOTrainer):
         if self._recorder is not None:
             self._recorder.close()
 
-    def _weights(self, batch: Any, rows: Rows, smi: Tensor, scored: Tensor) -> Tensor:
-        """[n] weights of the sessions by `dra.weight`."""
-        if self._dra.weight == "unlikeliness":  # needs no scores
-            return unlikeliness_weights(_mean_log_probs(batch, rows), rows.group)
-        of_scored = darling_weights(smi, rows.group) if self._dra.weight == "darling" else diversity_weights(smi)
-        return fill_unscored(of_scored, scored)
+    def _vectors(self, rows: Rows) -> StepVectors:
+        assert self._scorers is not None
+        if self._off:
+            return forgo(self._scorers, rows.names)
+        if self._asking is None:
+            return take(self._scorers, rows.names)
+        came = self._asking.result()
+        self._asking = None
+        return came
+
+    def _weighing(self, batch: Any, rows: Rows) -> Weighing:
+        inside = torch.ones(len(rows.names), dtype=torch.bool)
+        if self._dra.among == "correct" and not self._off:
+            inside = _rewards(batch, rows) > self._dra.correct_above
+        strength = self._schedule.at(self.global_steps)
+        return Weighing(self._dra, self.global_steps, strength, rows.names, rows.group, inside)
 
     def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
         """What gives texts of sessions of `batch`; other threads may fetch of it meanwhile."""
@@ -252,6 +280,12 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
 def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int) -> list[dict[str, Any]]:
     return [group.record(tokenizer, max_characters) for group in groups]
+
+
+def _rewards(batch: Any, rows: Rows) -> Tensor:
+    """[n] float32: what the reward manager gave each session's final output."""
+    data = fetch_columns(batch, [rows.final[at] for at in rows.real], ["rm_scores"])
+    return torch.stack([scores.float().sum() for scores in data["rm_scores"].unbind()])
 
 
 def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
