@@ -469,6 +469,23 @@ def test_the_scale_of_rewards_is_kept_where_weights_act(sizes, seed, dense, nega
     np.testing.assert_allclose(step.advantage.numpy()[several], np.array(rloo)[several], rtol=1e-4, atol=1e-5)
 
 
+def test_a_scale_that_is_kept_scales_token_by_token() -> None:
+    seen: list[torch.Tensor] = []
+
+    @register_adv_est("looking")
+    def looking(token_level_rewards: torch.Tensor, response_mask: torch.Tensor, **_: Any) -> Any:
+        seen.append(token_level_rewards)
+        return (token_level_rewards,) * 2
+
+    batch = make_batch(dense=True)
+    step = weighed(batch, "looking", keep_scale=True)
+    with estimating(step):
+        verl_advantages(batch, "dra")
+    finals = [batch.rows.final[at] for at in batch.rows.real]
+    expected = batch.rewards[finals] * (step.weights / step.weights.mean())[:, None]
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_dr_grpo_is_grpo_without_the_division_by_the_standard_deviation() -> None:
     batch = make_batch()
     ours, _ = dra_advantages(batch, norm_adv_by_std_in_grpo=False)
