@@ -96,11 +96,13 @@ def cluster_smi(vectors: np.ndarray, group: np.ndarray, cosine: float = 0.9) -> 
 
 
 def linked(e: np.ndarray, siblings: Sequence[int], start: int, cosine: float) -> set[int]:
-    """What a walk from `start` reaches, by steps between siblings of a cosine above the threshold."""
+    """What a walk from `start` reaches, by steps between siblings of a cosine above the threshold; zero vectors, which
+    have no cosines, lead nowhere."""
     reached, frontier = {start}, [start]
     while frontier:
         at = frontier.pop()
-        new = [j for j in siblings if j not in reached and float(np.dot(e[at], e[j])) > cosine]
+        near = [j for j in siblings if j not in reached and e[at].any() and e[j].any()]
+        new = [j for j in near if float(np.dot(e[at], e[j])) > cosine]
         reached.update(new)
         frontier += new
     return reached

@@ -42,7 +42,7 @@ def test_a_short_wait_of_a_short_step_is_nothing_to_mend() -> None:
 
 def test_a_run_says_it_at_first_and_when_it_changes(capfd: pytest.CaptureFixture[str]) -> None:
     trainer: Any = object.__new__(with_dra(PPOTrainerSync))
-    trainer._scorers, trainer._behind = [None], None
+    trainer._scorers, trainer._behind, trainer._off = [None], None, False
     trainer._dra = DRAConfig(scorer=ScorerConfig(placement="cpu"))
     came = StepVectors(np.zeros((0, 0)), np.zeros(0), busy_s=1, tokens_per_s=500, events=Events(tokens=500))
     for wait_s in (0.0, 0.1, 50.0, 50.0, 0.0):
