@@ -154,6 +154,7 @@ def test_points_that_would_write_to_one_folder_are_refused(
         (["--nodes=2-4", "--gpus=16", "--gpu-bind=none"], []),
         (["--gres=gpu"], ["trainer.n_gpus_per_node=1"]),
         (["--nodes"], []),
+        (["--gpus-per-node=\u00b2", "-G\u00b2"], []),
     ],
 )
 def test_a_point_is_checked_with_what_its_job_will_add(sbatch: list[str], nodes_and_gpus: list[str]) -> None:
@@ -168,6 +169,10 @@ def test_gpus_that_slurm_does_not_know_of_are_added_too(monkeypatch: pytest.Monk
     assert "trainer.n_gpus_per_node=4" in added([], Path("/s"), ["--nodes=2"])
     monkeypatch.setenv("DRA_GPUS", "0")
     assert not [line for line in added([], Path("/s"), ["--nodes=2"]) if "gpus" in line]
+    for value in ("eight", "-1", "\u00b2", "08", "8.0"):
+        monkeypatch.setenv("DRA_GPUS", value)
+        with pytest.raises(SweepError, match=f"DRA_GPUS='{value}' is no number of GPUs"):
+            added([], Path("/s"), ["--nodes=2"])
 
 
 def test_a_sweep_is_submitted_again_as_it_was(
