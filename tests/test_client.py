@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from verl_dra.scorer import directory
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 
@@ -102,12 +103,13 @@ def test_what_comes_while_a_batch_is_under_way_goes_with_the_next(actor: FakeAct
     run(body)
 
 
-def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor) -> None:
+@pytest.mark.parametrize(("characters", "first"), [(100_000, 3), (2**17, 2), (2**18, 1)])
+def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor, characters: int, first: int) -> None:
     async def body() -> None:
         client = ScorerClient("scorer")
-        submit(client, *["x" * 100_000] * 5)
+        submit(client, *["x" * characters] * 5)
         await turn()
-        assert len(actor.calls[0][0]) == 3
+        assert len(actor.calls[0][0]) == first
 
     run(body)
 
@@ -197,11 +199,12 @@ def test_what_comes_before_the_number_of_scorers_is_known_goes_to_each_afterward
     run(body)
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_characters": 4, "max_rows": 2}], ids=["of a run", "full each time"])
 def test_what_comes_while_no_scorers_are_known_is_counted_by_the_first(
-    actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture
+    actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture, limits: dict[str, int]
 ) -> None:
     async def body() -> None:
-        client = ScorerClient("scorer")
+        client = ScorerClient("scorer", **limits)
         known.number = LookupError("no diversity scorers of the name scorer are known")
         client.skip(Session("a", 9))
         submit(client, "one", "two")
@@ -235,3 +238,34 @@ def test_a_busy_scorer_holds_back_its_own_groups_alone(monkeypatch: pytest.Monke
         assert len(actors["scorer_0"].calls[0][0]) + len(actors["scorer_1"].calls[0][0]) == 8
 
     run(body)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[bytes, str], bytes]:
+    """In place of Ray's store of keys, by its namespace and the key."""
+    kept: dict[tuple[bytes, str], bytes] = {}
+    for name, stand_in in (
+        ("put", lambda key, value, namespace: kept.__setitem__((namespace, key), value.encode())),
+        ("get", lambda key, namespace: kept.get((namespace, key))),
+        ("del", lambda key, namespace: kept.pop((namespace, key), None)),
+    ):
+        monkeypatch.setattr(f"verl_dra.scorer.directory._internal_kv_{name}", stand_in)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(namespace="this run"))
+    return kept
+
+
+def test_a_runs_scorers_are_known_by_their_number_until_it_ends(
+    store: dict[tuple[bytes, str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.announce("scorer", 12)
+    directory.announce("other", 2)
+    assert (directory.look_up("scorer"), directory.look_up("other")) == (12, 2)
+    assert {namespace for namespace, _ in store} == {b"verl_dra"}
+    directory.withdraw("scorer")
+    directory.withdraw("never announced")
+    with pytest.raises(LookupError, match="no diversity scorers of the name scorer are known"):
+        directory.look_up("scorer")
+    assert directory.look_up("other") == 2
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(namespace="another run"))
+    with pytest.raises(LookupError):
+        directory.look_up("other")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -25,6 +23,7 @@ from hypothesis import strategies as st
 from verl_dra.algorithm import SMI_FUNCTIONS
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Session, Vectors
 from verl_dra.scorer.scorer import HUNG_S, Scorer
 from verl_dra.scorer.scores import StepScores, put_together, step_scores
@@ -697,19 +696,26 @@ def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) ->
     assert caplog.text.count("the scorer's metrics fail") == 1
 
 
-def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
-    code = """
-from verl_dra.embedding.ngram import NgramEncoder
-from verl_dra.scorer.messages import Session
-from verl_dra.scorer.scorer import HUNG_S, Scorer
-class DefectiveScorer(Scorer):
-    def _finish(self, *_): raise AssertionError
-scorer = DefectiveScorer(NgramEncoder(), max_rows=9)
-scorer.submit([(Session("a", 0), "x"), (Session("a", 1), "y")])
-import time
-time.sleep(60)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=50).returncode == 1
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_process_whose_embedding_thread_ends_ends_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: Future[int] = Future()
+
+    def end(code: int) -> None:
+        ended.set_result(code)
+        raise SystemExit
+
+    class DefectiveScorer(Scorer):
+        def _finish(self, *_: object) -> None:
+            raise AssertionError("a defect")
+
+    monkeypatch.setattr("os._exit", end)
+    scorer = DefectiveScorer(NgramEncoder(), max_rows=9)
+    scorer.submit(group("a", "x", "y").items())
+    assert ended.result(60) == 1
+    assert "the thread that embeds ended" in caplog.text
+    assert "a defect" in caplog.text
 
 
 def test_what_will_not_be_taken_does_not_wait_for_room(gated: GatedEncoder) -> None:
@@ -881,3 +887,58 @@ def test_a_step_learns_what_had_not_been_embedded_when_it_asked(
     assert (waiting.result().index >= 0).all()
     assert scorer.collect([Session("c", 0)], {}, LONG).missing == []
     assert scorer.collect([Session("d", 0)], {}, 0).backlog_bytes == 0
+
+
+@pytest.fixture
+def trims(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Freed memory given back: how often, and an event for the next time."""
+    seen = SimpleNamespace(times=0, next=threading.Event())
+
+    def trim() -> None:
+        seen.times += 1
+        seen.next.set()
+
+    monkeypatch.setattr("verl_dra.scorer.scorer.heap.trim", trim)
+    return seen
+
+
+def test_memory_is_given_back_once_after_work_and_not_while_there_is_none(
+    trims: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._IDLE_S", 0.001)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
+    assert not trims.next.wait(0.03)
+    for times in (1, 2):
+        embed(scorer, f"text {times}")
+        assert trims.next.wait(60)
+        trims.next.clear()
+        assert not trims.next.wait(0.03)
+        assert trims.times == times
+
+
+def test_memory_is_given_back_after_much_work_without_a_pause(trims: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._TRIM_AFTER_BYTES", 10)
+    monkeypatch.setattr("verl_dra.scorer.scorer._IDLE_S", LONG)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
+    embed(scorer, "five.")
+    embed(scorer, "6five.")
+    assert trims.next.wait(60)
+    trims.next.clear()
+    embed(scorer, "ten bytes.")  # not more than that
+    embed(scorer, "five!")
+    assert trims.next.wait(60)
+    assert trims.times == 2
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("library", ["glibc", "another"])
+def test_freed_memory_of_the_heap_and_of_a_gpu_is_given_back(
+    library: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    names = {"malloc_trim": lambda keep: calls.append(keep)} if library == "glibc" else {}
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(**names) if name is None else None)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: on_gpu)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("GPU"))
+    heap.trim()
+    assert calls == ["GPU"] * on_gpu + [0] * (library == "glibc")
