@@ -196,6 +196,13 @@ def test_lines_without_an_end_take_no_memory(tmp_path: Path) -> None:
     assert own.log.stat().st_size > 2**26
 
 
+def test_a_line_of_a_mebibyte_is_shown_and_a_longer_one_not(tmp_path: Path) -> None:
+    longest = b"verl-dra: " + b"x" * (2**20 - 10) + b"\n"
+    with Console(tmp_path) as own:
+        own.write(longest + b"verl-dra: " + longest + b"verl-dra: after it\n")
+    assert own.shown.read_bytes() == longest + b"verl-dra: after it\n"
+
+
 def test_a_terminal_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
     nobody, terminal = os.pipe()
     with Console(tmp_path, shown=terminal) as own:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from run_folders import PATHS, make_run, recorded_group
 
 from verl_dra.cli import main
@@ -233,9 +234,9 @@ def test_long_validation_texts_are_embedded_whole_and_shown_short(tmp_path: Path
     (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
     (group,) = report(tmp_path, run).groups("run", "validation", 0)
     texts = {completion[0] for completion in group["completions"]}
-    (text,) = texts  # their ends alone are equal
-    assert len(text) < 4100
-    assert "[... 6400 characters left out ...]" in text
+    (shown,) = texts  # their ends alone are equal
+    kept = shown.split("\n[... 6400 characters left out ...]\n")
+    assert (len(kept), sum(map(len, kept))) == (2, 4000)
     assert group["similarity"][0][1] < 0.9
 
 
@@ -316,6 +317,15 @@ def test_points_of_grids_are_no_seeds(tmp_path: Path) -> None:
         for grid in ("first", "second")
         for at, smi in enumerate(("graph_cut", "graph_cut", "log_det", "log_det"))
     ]
+
+
+def test_settings_that_no_override_tells_apart_are_called_by_their_first_folder(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "grpo" / str(at), steps=1, overrides=["a=1"]) for at in range(4)]
+    for at, run in enumerate(runs):
+        config = OmegaConf.load(run / ".hydra" / "config.yaml")
+        OmegaConf.update(config, "changed.by_hand", at < 2, force_add=True)
+        OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    assert names(tmp_path, *runs) == [("0/0", "0"), ("0/1", "0"), ("2/2", "2"), ("2/3", "2")]
 
 
 def test_runs_can_be_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from verl_dra.cli import main
 from verl_dra.sweep import code as code_module
 from verl_dra.sweep import ranges
 from verl_dra.sweep import slurm as slurm_module
+from verl_dra.sweep.checks import check_all
 from verl_dra.sweep.code import changed, code
 from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
 from verl_dra.sweep.job import added
@@ -125,6 +127,27 @@ def test_every_point_is_composed_and_checked_before_anything_is_submitted(
     assert "divisible by minimal possible batch size (7)" in capsys.readouterr().err
     assert not out.exists()
     assert not slurm.exists()
+
+
+def test_how_far_the_checking_is_is_said_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+
+    def composed(overrides: Sequence[str]) -> tuple[Any, Path]:
+        clock[0] += 4
+        return SimpleNamespace(trainer=SimpleNamespace(default_local_dir=f"{clock}")), Path(f"{clock}")
+
+    monkeypatch.setattr("verl_dra.sweep.checks.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("verl_dra.main.composed", composed)
+    monkeypatch.setattr("verl_dra.main.check", lambda config: None)
+    monkeypatch.setattr("verl_dra.doctor.fast.file_checks", lambda config, elsewhere: [])
+    check_all([], [[f"a={number}"] for number in range(8)], tmp_path, [])
+    assert capsys.readouterr().err.splitlines() == [
+        "verl-dra sweep: checking 8 points",
+        "verl-dra sweep: 3 of 8 points are checked",
+        "verl-dra sweep: 6 of 8 points are checked",
+    ]
 
 
 @pytest.mark.parametrize(
