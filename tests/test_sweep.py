@@ -41,6 +41,7 @@ from verl_dra.sweep.status import OVER, status
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "tiny_paths"
 RUN = ["--config-dir", os.path.relpath(RECIPE), "--config-name", "tiny_paths", "data_dir=/data", "recipe_dir=/recipe"]
+GRID = ["--no-check", *RUN, "dra.smi=graph_cut,log_det"]
 
 
 def sweep_of(points: list[list[str]], *submissions: Submission, sbatch: Sequence[str] = ()) -> Sweep:
@@ -206,7 +207,7 @@ def test_a_sweep_is_submitted_again_as_it_was(
     out, script = tmp_path / "lr=1e-3, (it's) [a] #1", tmp_path / "my.sbatch"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRA_SETUP", "/setup.sh")
-    assert main(["sweep", "--out", str(out), "--script", "my.sbatch", "--sbatch=--nodes=1", *run]) == 0
+    assert main(["sweep", "--no-check", "--out", str(out), "--script", "my.sbatch", "--sbatch=--nodes=1", *run]) == 0
     shown = capsys.readouterr().out
     assert re.search(rf"^1  dra.smi=log_det +{re.escape(str(out))}/1$", shown, re.MULTILINE)
     first = slurm.read_text()
@@ -227,7 +228,7 @@ def test_a_sweep_is_submitted_again_as_it_was(
 
 def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        *("sweep", "--dry-run", "--out", str(tmp_path / "out"), "--max-running", "2"),
+        *("sweep", "--dry-run", "--no-check", "--out", str(tmp_path / "out"), "--max-running", "2"),
         *("--sbatch=--nodes=2 --comment='a b'", *RUN),
         *("dra.negative_rewards=paper,shift", "trainer.total_training_steps=3"),
     ]
@@ -390,15 +391,13 @@ def test_a_sweep_that_slurm_refuses_can_be_submitted_again(
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'Batch job submission failed: no such partition' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    command = ["sweep", "--out", str(tmp_path / "out"), *RUN, "dra.smi=graph_cut,log_det"]
+    command = ["sweep", "--out", str(tmp_path / "out"), *GRID]
     for _ in range(2):
         assert main(command) == 1
         assert "sbatch refused: Batch job submission failed: no such partition" in capsys.readouterr().err
 
 
 # --- submitted, or perhaps, and never twice ---
-
-GRID = ["--no-check", *RUN, "dra.smi=graph_cut,log_det"]
 
 
 def submitted(slurm: Path) -> int:
