@@ -199,12 +199,37 @@ def test_what_comes_before_the_number_of_scorers_is_known_goes_to_each_afterward
     run(body)
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_characters": 4, "max_rows": 2}], ids=["of a run", "full each time"])
-def test_what_comes_while_no_scorers_are_known_is_counted_by_the_first(
-    actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture, limits: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("limits", [{"max_rows": 1}, {"max_characters": 1}], ids=["rows", "characters"])
+def test_what_could_not_be_sent_takes_no_room(actor: FakeActor, known: Known, limits: dict[str, int]) -> None:
     async def body() -> None:
         client = ScorerClient("scorer", **limits)
+        known.number = LookupError("no diversity scorers of the name scorer are known")
+        for _ in range(2):
+            submit(client, "x")
+            await turn()
+        known.number = 1
+        submit(client, "y")
+        await turn()
+        assert actor.calls == [(["y"], 0, 2)]
+        # What is under way takes none either; nor what was lost on it.
+        submit(client, "z")
+        actor.answers[0].set_exception(RayActorError())
+        await turn()
+        submit(client, "w")
+        await turn()
+        assert actor.calls[1:] == [(["z"], 0, 3)]
+        actor.answers[1].set_result(None)
+        await turn()
+        assert actor.calls[2:] == [(["w"], 0, 0)]
+
+    run(body)
+
+
+def test_what_comes_while_no_scorers_are_known_is_counted_by_the_first(
+    actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer")
         known.number = LookupError("no diversity scorers of the name scorer are known")
         client.skip(Session("a", 9))
         submit(client, "one", "two")
