@@ -136,6 +136,34 @@ def test_completions_beyond_the_limit_are_refused_and_counted_with_the_next_batc
     run(body)
 
 
+@pytest.mark.parametrize(
+    ("waiting", "refused"),
+    [
+        (["x"] * 4095, 0),
+        (["x"] * 4096, 1),
+        (["x" * (2**24 - 1)], 0),
+        (["x" * 2**24], 1),
+    ],
+    ids=["fewer rows", "most rows", "fewer characters", "most characters"],
+)
+def test_by_itself_a_line_takes_4096_completions_and_16_mebibytes(
+    actor: FakeActor, waiting: list[str], refused: int
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer")
+        submit(client, "under way")
+        await turn()
+        submit(client, *waiting, "the last")
+        actor.answers[0].set_result(None)
+        await turn()
+        assert actor.calls[1][1] == refused
+        actor.answers[1].set_result(None)
+        await turn()
+        assert (actor.calls[-1][0][-1] == "the last") == (not refused)
+
+    run(body)
+
+
 @pytest.mark.parametrize("error", [RayActorError(), ConnectionError()])
 def test_what_a_lost_scorer_did_not_get_is_counted_by_the_next(
     actor: FakeActor, caplog: pytest.LogCaptureFixture, error: Exception

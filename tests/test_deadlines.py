@@ -317,7 +317,7 @@ def test_one_that_says_nothing_is_given_up_soon_after_its_deadline(
 ) -> None:
     scorer, came = step(*answers, **of_scorer)
     assert (lost(came), scorer.forgotten, scorer.restarts) == ([0, 1, 2, 3], [NAMES], restarts)
-    assert scorer.now == pytest.approx(102, abs=1)
+    assert 102 <= scorer.now < 103
     with pytest.raises(
         AssertionError, match=f"diversity scorer 0 gave no scores of 4 completions: {why}, and {PASSED}. dra"
     ):

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.algorithm import SMI_FUNCTIONS
-from verl_dra.embedding import EncoderUnavailableError
+from verl_dra.embedding import Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Session, Vectors
@@ -855,9 +855,46 @@ def test_an_encoder_gets_about_a_second_of_work_at_a_time(
     texts = {Session("a", i): f"{i:06d}" + "x" * 994 for i in range(4 * rate // 1000 + 40)}
     collected_at_once = scorer.collect(list(texts), texts, LONG)
     assert (collected_at_once.index >= 0).all()
-    assert encoder.slices[0] <= 2**14
+    assert encoder.slices[0] == 8000  # of 8 KiB, before a rate is known
     assert least <= max(encoder.slices) <= most
     assert collected_at_once.busy_s == pytest.approx(encoder.now)
+
+
+class InstantEncoder(MeasuredEncoder):
+    """Makes no vectors."""
+
+    def encode(self, texts):
+        self.slices.append(len(texts))
+        self.now += sum(map(len, texts)) / self.rate
+        none = torch.zeros(len(texts), dtype=torch.int64)
+        return Encoded(torch.zeros(len(texts), 2), none, none, none)
+
+
+def test_an_encoder_gets_16_mebibytes_at_a_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = InstantEncoder(10**9)
+    monkeypatch.setattr("verl_dra.scorer.scorer.time.perf_counter", lambda: encoder.now)
+    texts = {Session("a", i): f"{i:04d}" + "x" * (2**20 - 4) for i in range(22)}
+    assert (Scorer(encoder, max_rows=100).collect(list(texts), texts, LONG).index >= 0).all()
+    assert (encoder.slices[0], max(encoder.slices)) == (1, 16)
+
+
+def test_an_encoder_that_slows_down_gets_less_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = InstantEncoder(800_000)
+    monkeypatch.setattr("verl_dra.scorer.scorer.time.perf_counter", lambda: encoder.now)
+    scorer = Scorer(encoder, max_rows=10**5)
+    for rate, slices in ((800_000, [8, 792]), (80_000, [800, 440, 260, 170, 125, 102, 91]), (10**6, [85, 904])):
+        encoder.rate = rate
+        encoder.slices.clear()
+        texts = {Session(f"{rate}", i): f"{rate}{i:04d}".ljust(1000) for i in range(sum(slices))}
+        assert (scorer.collect(list(texts), texts, LONG).index >= 0).all()
+        assert encoder.slices == slices
+
+
+def test_the_last_16384_sessions_are_remembered_at_least() -> None:
+    scorer = Scorer(NgramEncoder(), max_rows=1)
+    scorer.forget(Session("a", i) for i in range(2**14 + 1))
+    scorer.submit([(Session("a", i), "x") for i in (0, 1, 2)])
+    assert scorer.collect([], {}, 0).events.late == 2
 
 
 def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
