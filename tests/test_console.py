@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -234,6 +235,13 @@ with quiet(Path({str(tmp_path)!r}) / "run" / "train.log"):
 print("after")
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_is_said_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "utf-8"))
+    console.say("news")
+    assert raw.getvalue() == b"verl-dra: news\n"
 
 
 def test_everything_goes_to_the_log_and_only_the_chosen_lines_to_the_screen(tmp_path: Path) -> None:

@@ -771,6 +771,11 @@ def test_the_least_that_options_can_be_is_taken(options: list[str], capsys: pyte
     assert "there is no file" in capsys.readouterr().err
 
 
+def test_several_benchmarks_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--model", "/no/model", "--benchmark", "aime24", "amc23"]) == 1
+    assert "--model: there is no folder" in capsys.readouterr().err
+
+
 def test_more_tries_than_a_file_has_samples_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "g.jsonl"
     file = GenerationsFile(path)

@@ -189,6 +189,13 @@ def test_a_prompt_that_does_not_fit_is_named_before_any_sample(model: str, tmp_p
     assert engine.closed
 
 
+def test_a_tokenizer_that_makes_no_prompts_is_named(tmp_path: Path) -> None:
+    engine = StandInEngine([1] * 12)
+    with pytest.raises(EvaluationError, match=rf"{tmp_path} makes no prompts of problems \([A-Za-z]+Error: "):
+        sample(str(tmp_path), tmp_path / "g.jsonl", engine)
+    assert engine.asked == 0
+
+
 THINKING = (
     "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}"
     "{% if not enable_thinking %}<nothink>{% endif %}"

@@ -269,6 +269,23 @@ def test_long_texts_are_cut_before_steps_are_left_out(tmp_path: Path, capsys: py
     assert ", texts cut to 1000 characters for --max-mb=3" in capsys.readouterr().out
 
 
+def test_a_text_is_cut_in_its_middle_and_shorter_ones_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name, steps=steps, groups=1, size=2) for name, steps in (("a", 5), ("b", 3), ("c", 1))]
+    group = json.loads((runs[0] / "groups" / "1.jsonl").read_text())
+    odd = "".join(chr(ord("a") + i % 26) for i in range(1001))
+    for completion, shown in zip(group["completions"], (odd, odd[1:]), strict=True):
+        completion["text"] = shown
+    (runs[0] / "groups" / "1.jsonl").write_text(json.dumps(group))
+    page = report(tmp_path, "--max-mb", "0.5", "--encoder", "none", *runs)
+    texts = {c[0] for c in page.groups("a", "training", 1)[0]["completions"]}
+    assert texts == {f"{odd[:500]}\n[... left out ...]\n{odd[-500:]}", odd[1:]}
+    # Of what is too much all the same, the first and the last step of each run.
+    assert [part["steps"] for part in page.data["shown"] if part["kind"] == "training"] == [[1, 5], [1, 3], [1]]
+    said = capsys.readouterr()
+    assert "the groups of 4 steps left out" in said.out
+    assert "two steps of each run are more than --max-mb=0.5; give fewer --groups" in said.err
+
+
 def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", steps=40, groups=6, words=200)
     page = report(tmp_path, "--max-mb", "2.2", run)
@@ -375,6 +392,34 @@ def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture
     assert re.search(r"^grpo +█\S+▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
     assert "grpo, validation, step 6: the group of fewest effective paths (1.00)" in shown
     assert re.search(rf"^A +{PATHS[0]} +1 +7.00 ", shown, re.MULTILINE)
+
+
+def test_a_group_and_a_long_curve_in_a_terminal_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1, size=2)
+    lines = [json.dumps({"step": at, "data": {"critic/score/mean": at}}) for at in range(47)]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    path = run / "groups" / "1.jsonl"
+    group = json.loads(path.read_text())
+    group |= {"prompt": "p" * 129, "effective_paths": 1.955, "similarity": [[1, 0], [0, 1]]}
+    long = {"text": "x" * 65, "reward": 1, "smi": None, "advantage": 1.5, "advantage_without": -0.001}
+    short = {"text": "y" * 64, "reward": 0.1234, "smi": 0.5, "advantage": -9, "advantage_without": 0.25}
+    group["completions"] = [{**group["completions"][0], **given} for given in (long, short)]
+    path.write_text(json.dumps(group))
+    assert main(["report", "--text", "--encoder", "none", str(run)]) == 0
+    assert capsys.readouterr().out == (
+        "Training reward (raw, with DRA and without)\n"
+        "run                            first  last    steps\n"
+        "---  ------------------------  -----  ----  -------\n"
+        "run  ▁▁▂▂▂▃▃▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇██      0    46  0 to 46\n"
+        "\n"
+        "run, training, step 1: the group of fewest effective paths (1.96)\n"
+        f"{'p' * 124} ...\n"
+        f"   completion{' ' * 54}  reward   SMI  without DRA  with DRA\n"
+        f"-  {'-' * 64}  ------  ----  -----------  --------  -----------------\n"
+        f"A  {'x' * 60} ...       1               0.00     +1.50          |######\n"
+        f"B  {'y' * 64}   0.123  0.50        +0.25     -9.00  ########|\n"
+        "\n"
+    )
 
 
 def test_texts_can_t_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -364,6 +364,63 @@ def test_slurms_states_are_those_of_points(in_queue: str, waits: bool, said: str
     assert point.state == (("requeued" if "requeued" in said else "waiting") if waits else "running")
 
 
+@pytest.mark.parametrize(
+    ("said", "submissions", "state"),
+    [
+        ("", 1, "unknown"),
+        ("running", 1, "unknown"),
+        ("requeued exit=0", 1, "unknown"),
+        ("completed exit=0", 1, "completed"),
+        ("completed exit=0", 2, "completed"),
+        ("failed exit=1", 1, "failed"),
+        ("cancelled exit=1", 1, "cancelled"),
+        ("time exit=124", 1, "time"),
+        ("failed exit=1", 2, "unknown"),  # which may be of the one before
+    ],
+)
+def test_of_a_submission_without_an_id_the_points_files_tell_what_they_can(
+    said: str, submissions: int, state: str, tmp_path: Path
+) -> None:
+    sweep = sweep_of([["a=1"]], *[Submission(5, [0])] * (submissions - 1), Submission(None, [0], said="Welcome"))
+    create(tmp_path, sweep)
+    if said:
+        (tmp_path / "0" / "state.log").write_text(f"now {said} job=5_0\n")
+    (point,) = status(tmp_path, sweep, {})
+    assert (point.state, point.job) == (state, "")
+    assert point.notes == (["whether it is submitted is not known; sbatch said Welcome"] if state == "unknown" else [])
+
+
+def test_a_sweeps_table_by_hand(tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create(tmp_path / "out", sweep_of([["a=1", "b=2"], ["a=2"]], Submission(5, [0, 1])))
+    data = {
+        "critic/score/mean": 0.123456,
+        "critic/score/mean_of": 9.0,
+        "val-core/AIME - 2024/acc/mean@8": 12345.6,
+        "dra/effective_paths": 2.5,
+        "timing_s/step": 31.0,
+    }
+    (tmp_path / "out" / "0" / "metrics.jsonl").write_text(json.dumps({"step": 12, "data": data}) + "\n")
+    fake(tmp_path, "squeue", "echo verl_dra 5 0 RUNNING x")
+    assert main(["sweep", "--status", str(tmp_path / "out")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["point", "state", "job", "step", "score", "validation", "effective", "paths", "s/step", "folder"],
+        rows[1],
+        ["0", "a=1", "b=2", "running", "5_0", "12", "0.1235", "1.235e+04", "2.5", "31", f"{tmp_path}/out/0"],
+        ["1", "a=2", "lost", "5_1", f"{tmp_path}/out/1"],
+        [],
+        ["1", "running,", "1", "lost;", "in", f"{tmp_path}/out"],
+    ]
+
+
+def test_a_sweep_has_a_folder_of_its_time_unless_one_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "--dry-run", "--no-check", "a=1,2"]) == 0
+    assert re.search(rf" {tmp_path}/outputs/sweeps/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d/1$", capsys.readouterr().out, re.M)
+
+
 def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> None:
     sweep = sweep_of([["a=1"]])
     create(tmp_path, sweep)
