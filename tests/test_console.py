@@ -244,6 +244,16 @@ def test_what_is_said_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raw.getvalue() == b"verl-dra: news\n"
 
 
+def test_what_nobody_reads_is_given_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        console.say("news")
+        stream.flush()  # as Python does at its own end
+        monkeypatch.undo()
+
+
 def test_everything_goes_to_the_log_and_only_the_chosen_lines_to_the_screen(tmp_path: Path) -> None:
     done = run_quietly(
         '    print("noise"); say("news"); subprocess.run(["echo", "child noise"]); sys.stderr.write("warning\\n")',
@@ -279,8 +289,10 @@ def test_a_worker_that_prints_like_verl_does_not_hang_the_run(tmp_path: Path) ->
 @pytest.mark.parametrize("close", [">&-", "2>&-", "<&- >&- 2>&-", "| true"])
 def test_output_that_nobody_has_ends_no_run(close: str, tmp_path: Path) -> None:
     code = ALONE + (
+        "import os\n"
         f"with quiet(Path({str(tmp_path)!r}) / 'train.log'):\n"
         "    print('noise', flush=True)\n"
+        "    for stream in (1, 2): os.write(stream, b'of a library\\n')\n"
         "    for _ in range(1000): say('news')\n"
         "say('the end')\n"
         f"Path({str(tmp_path)!r}, 'done').touch()\n"
@@ -290,6 +302,7 @@ def test_output_that_nobody_has_ends_no_run(close: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "done").exists()
     log = (tmp_path / "train.log").read_bytes()
+    assert log.count(b"of a library") == 2
     assert log.count(b"verl-dra: news") == (0 if close.startswith((">", "<")) else 1000)
 
 

@@ -18,8 +18,8 @@ from verl_dra.scorer.asking import Asking, NoScoresError, StepVectors
 from verl_dra.scorer.messages import Session, Vectors
 
 DEADLINE_S = 100.0
-NAMES = [Session("a", i) for i in range(4)]
-TEXTS = {name: f"text {name.session_id}" for name in NAMES}
+NAMES = [Session(uid, i) for uid in "ab" for i in range(2)]
+TEXTS = {name: f"text {at}" for at, name in enumerate(NAMES)}
 PASSED = r"dra.scorer.deadline_s=100 s have passed without a text embedded"
 
 
@@ -365,3 +365,11 @@ def test_what_waits_is_asked_for_again_at_once_beside_what_is_missing(step: Step
         (NAMES[1:3], {}),
     ]
     assert (lost(came), came.missing_rows, came.fallbacks) == ([], 1, 1)
+
+
+def test_the_thread_that_asks_holds_up_no_end_of_the_process(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (made.append(thread), start(thread)))
+    step(gives)
+    assert [(thread.name, thread.daemon) for thread in made] == [("dra-asking", True)]

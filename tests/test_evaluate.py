@@ -243,6 +243,10 @@ def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
         ('{"problem": "p", "answer": NaN}\n', "1 rows have no problem or no answer, such as 1$"),
         ("[1]", "row 1 can't be read: wrong type"),
         ('{"problem": "", "answer": "1"}\n{"problem": "p", "answer": "1"}\n', "1 rows have no problem.*such as 1$"),
+        (
+            '{"problem": "p", "answer": ""}\n' * 12,
+            "12 rows have no problem or no answer, such as 1, 2, 3, 4, 5, 6, 7, 8, 9, 10$",
+        ),
         ("{torn", "can't be read"),
         ("", "has no rows"),
     ],
@@ -549,6 +553,8 @@ def verl(path: Path, *rows: dict[str, Any]) -> Path:
     [
         ([{"score": 1.0}, {"score": 0.0}], [True, False]),
         ([{"score": 1}, {"score": -1}], [True, False]),
+        ([{"score": 1.0}, {"score": 1.0}], [True, True]),
+        ([{"score": 0}, {"score": -1}], [None, None]),
         ([{"score": 2.0}, {"score": 0.0}], [None, None]),  # shaped: it says nothing of right and wrong
         ([{"score": 0.0, "acc": 1.0}, {"score": 1.0, "acc": False}], [True, False]),
         ([{"score": 1.0, "acc": None}, {"score": 1.0, "acc": True}], [None, True]),

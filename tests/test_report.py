@@ -140,6 +140,20 @@ def test_validation_groups_get_what_training_would_give_them(tmp_path: Path, two
         assert torch.allclose(shown, (rewards - rewards.mean()) / (rewards.std() + 1e-6), atol=2e-2)
 
 
+def test_two_samples_of_a_prompt_have_advantages_and_one_has_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    rows = [("two", "use coins", 1.0), ("two", "count up", 0.0), ("one", "use coins", 1.0)]
+    dump = [{"input": prompt, "output": output, "gts": None, "score": score} for prompt, output, score in rows]
+    (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in dump))
+    page = report(tmp_path, run)
+    found = {
+        group["prompt"]: {completion[0]: completion[6] for completion in group["completions"]}
+        for group in page.groups("run", "validation", 0)
+    }
+    assert found == {"two": {"use coins": 0.7071, "count up": -0.7071}, "one": {"use coins": 0}}
+    assert not [note for note in page.data["notes"] if "file small" in note]
+
+
 def test_the_same_prompts_are_shown_at_each_step(tmp_path: Path, two_runs: list[Path]) -> None:
     page = report(tmp_path, "--groups", "2", *two_runs)
     prompts = [{g["prompt"] for g in page.groups(run, "validation", s)} for run in ("grpo", "dra") for s in (0, 3, 6)]

@@ -418,6 +418,22 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
     assert failed.failed == list(TEXTS)
 
 
+def test_an_encoder_that_counts_tokens_of_too_few_texts_is_an_error() -> None:
+    class ForgetfulEncoder(NgramEncoder):
+        def encode(self, texts):
+            encoded = super().encode(texts)
+            return replace(encoded, tokens=encoded.tokens[1:])
+
+    failed = Scorer(ForgetfulEncoder(), max_rows=100).collect(list(TEXTS), TEXTS, LONG)
+    assert failed.error.startswith("ValueError: zip() argument 3 is shorter")
+    assert failed.failed == list(TEXTS)
+
+
+def test_the_thread_that_embeds_holds_up_no_end_of_the_process() -> None:
+    Scorer(NgramEncoder(), max_rows=100)
+    assert {thread.daemon for thread in threading.enumerate() if thread.name == "dra-embed"} == {True}
+
+
 def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
     class GrowingEncoder(NgramEncoder):
         """Has one dimension more in each batch."""

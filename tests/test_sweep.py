@@ -258,6 +258,7 @@ def test_it_starts_from_a_checkout_too(tmp_path: Path) -> None:
     [
         ([], "nothing to sweep"),
         (["--max-running", "0", "dra.smi=a,b"], "--max-running must be at least 1, not 0"),
+        (["--max-running", "1", "a=[1"], "a=[1: "),
         (["--sbatch=--array=1-2", "dra.smi=a,b"], "array and output are the sweep's own"),
         (["--status", "/nowhere"], "/nowhere/sweep.json can't be read as a sweep"),
         (["--resubmit", "/nowhere", "dra.smi=a,b"], "leave out overrides"),
@@ -549,6 +550,12 @@ def test_the_queue_tells_the_id_that_sbatch_did_not(
     # Of two submissions without an id, the newest has what the queue holds, so that its points count as queued.
     sweep = sweep_of([["a=1"], ["a=2"]], Submission(None, [0, 1]), Submission(None, [0, 1]))
     assert {point.job for point in status(out, sweep, queued(out, sweep))} == {"9_0", "9_1"}
+    assert [submission.job for submission in sweep.submissions] == [None, 9]
+    # A task may have ended; one that no submission asked for is another's.
+    for points, job in (([0, 1, 2], 9), ([0], None)):
+        sweep = sweep_of([["a=1"], ["a=2"], ["a=3"]], Submission(None, points))
+        queued(out, sweep)
+        assert sweep.submissions[0].job == job
     assert main(["sweep", "--out", str(out), *GRID]) == 1
     assert f"`verl-dra sweep --status '{out}'`" in capsys.readouterr().err
     fake(tmp_path, "squeue", "echo 'verl_dra 9 0-'")
