@@ -245,13 +245,15 @@ def test_long_validation_texts_are_embedded_whole_and_shown_short(tmp_path: Path
         {"input": "Why?", "output": f"{half}{middle * 1000}{half}", "gts": None, "score": 1.0}
         for middle in ("left ", "right")
     ]
+    samples += [{**samples[0], "input": "How?", "output": "x" * length} for length in (4000, 4001)]
     (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
-    (group,) = report(tmp_path, run).groups("run", "validation", 0)
-    texts = {completion[0] for completion in group["completions"]}
-    (shown,) = texts  # their ends alone are equal
-    kept = shown.split("\n[... 6400 characters left out ...]\n")
+    groups = {group["prompt"]: group for group in report(tmp_path, run).groups("run", "validation", 0)}
+    shown, just = ({completion[0] for completion in groups[prompt]["completions"]} for prompt in ("Why?", "How?"))
+    (text,) = shown  # their ends alone are equal
+    kept = text.split("\n[... 6400 characters left out ...]\n")
     assert (len(kept), sum(map(len, kept))) == (2, 4000)
-    assert group["similarity"][0][1] < 0.9
+    assert just == {"x" * 4000, f"{'x' * 2000}\n[... 1 characters left out ...]\n{'x' * 2000}"}
+    assert groups["Why?"]["similarity"][0][1] < 0.9
 
 
 def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
