@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -617,7 +618,8 @@ class RefusingEncoder(NgramEncoder):
 @pytest.mark.parametrize("place", [0, 7, 15])
 def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
-    scorer = Scorer(RefusingEncoder(), max_rows=100)
+    encoder = RefusingEncoder()
+    scorer = Scorer(encoder, max_rows=100)
     texts = [f"way {i}" for i in range(16)]
     texts[place] = POISON
     poisoned, others = group("bad", *texts), group("good", "x", "y")
@@ -627,6 +629,10 @@ def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest
     first = scorer.collect(list(poisoned), {}, LONG)
     assert first.missing == [bad]
     assert (first.index >= 0).sum() == 15
+    # Each time in half as large a company, and alone from then on.
+    company = [len(batch) for batch in encoder.batches if POISON in batch and len(batch) > 1]
+    assert company[0] == 18
+    assert all(after <= before // 2 for before, after in pairwise(company))
     failed = scorer.collect([bad], {bad: POISON}, 0.2)
     assert [*failed.failed, *failed.waiting] == [bad]
     assert failed.error == "answered 500: NaN is not JSON"
