@@ -405,7 +405,7 @@ def test_a_run_can_be_called_anything(tmp_path: Path) -> None:
 def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--text", *map(str, two_runs)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^grpo +█\S+▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
+    assert re.search(r"^grpo +█[▁-█]▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
     assert "grpo, validation, step 6: the group of fewest effective paths (1.00)" in shown
     assert re.search(rf"^A +{PATHS[0]} +1 +7.00 ", shown, re.MULTILINE)
 
