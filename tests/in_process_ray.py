@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -45,6 +45,7 @@ class InProcessActor:
         self._replies: list[Reply] = []
         self.ready = SimpleNamespace(remote=lambda: self._call(self._load))
         self.encoder = SimpleNamespace(remote=lambda: self._call(lambda: "an encoder in this process"))
+        self.rate = SimpleNamespace(remote=lambda: self._call(owner.rate))
         self.collect = SimpleNamespace(remote=self._collect)
         for method in ("forget", "submit"):
             call = SimpleNamespace(
@@ -79,7 +80,7 @@ class InProcessActor:
             self._fail(RayTaskError("collect", "its traceback", ZeroDivisionError("a defect")))
         elif fault == "is away":
             self._fail(ActorUnavailableError("the network is down", None))
-        elif fault is not None:
+        elif fault in ("restarts", "dies"):
             self.end(restart=fault == "restarts")
         return reply
 
@@ -115,36 +116,55 @@ class InProcessRay:
     Args:
         encoder: makes one for each process of an actor.
         patch: undoes it.
+        without_place: names of actors that it finds no place for.
     """
 
-    def __init__(self, encoder: Callable[[], Encoder], patch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, encoder: Callable[[], Encoder], patch: pytest.MonkeyPatch, without_place: Collection[str] = ()
+    ) -> None:
+        self._without_place = without_place
         self.encoder = encoder
         self.faults: dict[str, deque[str]] = defaultdict(deque)
-        """What befalls the next requests for vectors, by the actor's name: `raises`, `is away`, `restarts`, `dies`."""
+        """What befalls the next requests for vectors, by the actor's name: `raises`, `is away`, `restarts`, `dies`,
+        `says nothing`."""
+        self.rate: Callable[[], float] = lambda: 1000.0
+        """What each scorer says that it embeds."""
         self.made: list[InProcessActor] = []
+        self.options: list[dict[str, Any]] = []
+        """Ray's, of each that was made."""
+        self.announced: dict[str, int] = {}
         self.config = ScorerConfig()
         for name, stand_in in (
-            *(("get", lambda reply: reply.result()), ("wait", _wait), ("kill", _kill)),
+            *(("get", _get), ("wait", _wait), ("kill", _kill)),
             *(("cluster_resources", lambda: {"CPU": 4.0}), ("available_resources", lambda: {"CPU": 1.0})),
         ):
             patch.setattr(ray, name, stand_in)
         for name, stand_in in (
             ("remote_scorer", lambda: SimpleNamespace(options=self._options)),
-            ("actor_options", lambda config, *_: [{"num_cpus": 1, "num_gpus": 0}] * config.num_replicas),
-            ("announce", lambda *_: None),
-            ("withdraw", lambda *_: None),
+            ("actor_options", lambda config, *_: [{"num_cpus": 2, "num_gpus": 0}] * config.num_replicas),
+            ("announce", self.announced.__setitem__),
+            ("withdraw", lambda name: self.announced.pop(name, None)),
         ):
             patch.setattr(f"verl_dra.scorer.pool.{name}", stand_in)
 
-    def _options(self, name: str, **_: Any) -> Any:
-        return SimpleNamespace(remote=lambda embedding, config, recreated: self._make(name, recreated))
+    def _options(self, name: str, **options: Any) -> Any:
+        return SimpleNamespace(remote=lambda _, config, recreated: self._make(name, options, config, recreated))
 
-    def _make(self, name: str, recreated: bool) -> InProcessActor:
+    def _make(self, name: str, options: dict[str, Any], config: ScorerConfig, recreated: bool) -> InProcessActor:
+        if any(actor.name == name and actor.state != STATE.DEAD for actor in self.made):
+            raise ValueError(f"the name {name} is taken")
+        self.options.append({**options, "of config": config.num_cpus})
         actor = InProcessActor(self, name)
+        if name in self._without_place:
+            actor.state = STATE.PENDING_CREATION
         self.made.append(actor)
         if recreated:
             actor.start()
         return actor
+
+
+def _get(reply: Reply | list[Reply], timeout: float | None = None) -> Any:
+    return [one.result(timeout) for one in reply] if isinstance(reply, list) else reply.result(timeout)
 
 
 def _wait(replies: list[Reply], num_returns: int = 1, timeout: float | None = None) -> tuple[list[Any], list[Any]]:
@@ -164,13 +184,17 @@ def _kill(actor: InProcessActor, no_restart: bool = True) -> None:
 
 @contextmanager
 def pool_of(
-    encoder: Callable[[], Encoder] = NgramEncoder, replicas: int = 3, on_failure: str = "raise", **config: Any
+    encoder: Callable[[], Encoder] = NgramEncoder,
+    replicas: int = 3,
+    on_failure: str = "raise",
+    without_place: Sequence[int] = (),
+    **config: Any,
 ) -> Iterator[tuple[ScorerPool, InProcessRay]]:
     """A pool of such actors, whose pauses are short."""
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in (("_ASK_AGAIN_S", 0.01), ("_PAUSE_S", 0.01)):
             patch.setattr(f"verl_dra.scorer.asking.{name}", seconds)
-        ray = InProcessRay(encoder, patch)
+        ray = InProcessRay(encoder, patch, [f"s_{i}" for i in without_place])
         ray.config = ScorerConfig(
             **{"name": "s", "placement": "cpu", "num_replicas": replicas, "deadline_s": 30, **config}
         )

@@ -114,12 +114,19 @@ def test_few_texts_are_in_memory_at_a_time(pools: Pools, characters: int) -> Non
     ahead: list[int] = []
     fetch = Fetch(texts, before=lambda: ahead.append(sum(map(len, fetch.calls)) - encoder.texts))
     Asking(pools(lambda: encoder), list(texts), fetch).result()
-    assert len(fetch.calls[0]) == 64
     if characters == 8:
-        assert len(fetch.calls) == 2
+        assert [len(call) for call in fetch.calls] == [64, 236]
     else:
-        assert all(len(call) <= 2**21 / characters for call in fetch.calls[1:])
+        # Of 2**17 characters and their numbers, one less than 16 have 2**21.
+        assert [len(call) for call in fetch.calls] == [64, *[15] * 15, 11]
         assert max(ahead) <= 64 + 2 * 2**21 / characters
+
+
+def test_short_texts_are_fetched_a_thousand_at_a_time(pools: Pools) -> None:
+    texts = completions(1200)
+    fetch = Fetch(texts)
+    assert Asking(pools(LengthEncoder), list(texts), fetch).result().missing_rows == 1200
+    assert [len(call) for call in fetch.calls] == [64, 1024, 112]
 
 
 def test_a_text_is_sent_once_however_often_its_scorer_is_asked(pools: Pools) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from verl_dra.scorer import directory
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 
@@ -102,12 +103,13 @@ def test_what_comes_while_a_batch_is_under_way_goes_with_the_next(actor: FakeAct
     run(body)
 
 
-def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor) -> None:
+@pytest.mark.parametrize(("characters", "first"), [(100_000, 3), (2**17, 2), (2**18, 1)])
+def test_a_batch_is_no_longer_than_a_message_may_be(actor: FakeActor, characters: int, first: int) -> None:
     async def body() -> None:
         client = ScorerClient("scorer")
-        submit(client, *["x" * 100_000] * 5)
+        submit(client, *["x" * characters] * 5)
         await turn()
-        assert len(actor.calls[0][0]) == 3
+        assert len(actor.calls[0][0]) == first
 
     run(body)
 
@@ -130,6 +132,34 @@ def test_completions_beyond_the_limit_are_refused_and_counted_with_the_next_batc
         submit(client, "ten")
         await turn()
         assert actor.calls[2] == (["ten"], 0, 0)
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "refused"),
+    [
+        (["x"] * 4095, 0),
+        (["x"] * 4096, 1),
+        (["x" * (2**24 - 1)], 0),
+        (["x" * 2**24], 1),
+    ],
+    ids=["fewer rows", "most rows", "fewer characters", "most characters"],
+)
+def test_by_itself_a_line_takes_4096_completions_and_16_mebibytes(
+    actor: FakeActor, waiting: list[str], refused: int
+) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer")
+        submit(client, "under way")
+        await turn()
+        submit(client, *waiting, "the last")
+        actor.answers[0].set_result(None)
+        await turn()
+        assert actor.calls[1][1] == refused
+        actor.answers[1].set_result(None)
+        await turn()
+        assert (actor.calls[-1][0][-1] == "the last") == (not refused)
 
     run(body)
 
@@ -197,6 +227,32 @@ def test_what_comes_before_the_number_of_scorers_is_known_goes_to_each_afterward
     run(body)
 
 
+@pytest.mark.parametrize("limits", [{"max_rows": 1}, {"max_characters": 1}], ids=["rows", "characters"])
+def test_what_could_not_be_sent_takes_no_room(actor: FakeActor, known: Known, limits: dict[str, int]) -> None:
+    async def body() -> None:
+        client = ScorerClient("scorer", **limits)
+        known.number = LookupError("no diversity scorers of the name scorer are known")
+        for _ in range(2):
+            submit(client, "x")
+            await turn()
+        known.number = 1
+        submit(client, "y")
+        await turn()
+        assert actor.calls == [(["y"], 0, 2)]
+        # What is under way takes none either; nor what was lost on it.
+        submit(client, "z")
+        actor.answers[0].set_exception(RayActorError())
+        await turn()
+        submit(client, "w")
+        await turn()
+        assert actor.calls[1:] == [(["z"], 0, 3)]
+        actor.answers[1].set_result(None)
+        await turn()
+        assert actor.calls[2:] == [(["w"], 0, 0)]
+
+    run(body)
+
+
 def test_what_comes_while_no_scorers_are_known_is_counted_by_the_first(
     actor: FakeActor, known: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,3 +291,34 @@ def test_a_busy_scorer_holds_back_its_own_groups_alone(monkeypatch: pytest.Monke
         assert len(actors["scorer_0"].calls[0][0]) + len(actors["scorer_1"].calls[0][0]) == 8
 
     run(body)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[bytes, str], bytes]:
+    """In place of Ray's store of keys, by its namespace and the key."""
+    kept: dict[tuple[bytes, str], bytes] = {}
+    for name, stand_in in (
+        ("put", lambda key, value, namespace: kept.__setitem__((namespace, key), value.encode())),
+        ("get", lambda key, namespace: kept.get((namespace, key))),
+        ("del", lambda key, namespace: kept.pop((namespace, key), None)),
+    ):
+        monkeypatch.setattr(f"verl_dra.scorer.directory._internal_kv_{name}", stand_in)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(namespace="this run"))
+    return kept
+
+
+def test_a_runs_scorers_are_known_by_their_number_until_it_ends(
+    store: dict[tuple[bytes, str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.announce("scorer", 12)
+    directory.announce("other", 2)
+    assert (directory.look_up("scorer"), directory.look_up("other")) == (12, 2)
+    assert {namespace for namespace, _ in store} == {b"verl_dra"}
+    directory.withdraw("scorer")
+    directory.withdraw("never announced")
+    with pytest.raises(LookupError, match="no diversity scorers of the name scorer are known"):
+        directory.look_up("scorer")
+    assert directory.look_up("other") == 2
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(namespace="another run"))
+    with pytest.raises(LookupError):
+        directory.look_up("other")

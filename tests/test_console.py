@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -196,6 +197,13 @@ def test_lines_without_an_end_take_no_memory(tmp_path: Path) -> None:
     assert own.log.stat().st_size > 2**26
 
 
+def test_a_line_of_a_mebibyte_is_shown_and_a_longer_one_not(tmp_path: Path) -> None:
+    longest = b"verl-dra: " + b"x" * (2**20 - 10) + b"\n"
+    with Console(tmp_path) as own:
+        own.write(longest + b"verl-dra: " + longest + b"verl-dra: after it\n")
+    assert own.shown.read_bytes() == longest + b"verl-dra: after it\n"
+
+
 def test_a_terminal_that_does_not_read_stops_nothing(tmp_path: Path) -> None:
     nobody, terminal = os.pipe()
     with Console(tmp_path, shown=terminal) as own:
@@ -227,6 +235,23 @@ with quiet(Path({str(tmp_path)!r}) / "run" / "train.log"):
 print("after")
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_is_said_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "utf-8"))
+    console.say("news")
+    assert raw.getvalue() == b"verl-dra: news\n"
+
+
+def test_what_nobody_reads_is_given_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        console.say("news")
+        stream.flush()  # as Python does at its own end
+        monkeypatch.undo()
 
 
 def test_everything_goes_to_the_log_and_only_the_chosen_lines_to_the_screen(tmp_path: Path) -> None:
@@ -264,8 +289,10 @@ def test_a_worker_that_prints_like_verl_does_not_hang_the_run(tmp_path: Path) ->
 @pytest.mark.parametrize("close", [">&-", "2>&-", "<&- >&- 2>&-", "| true"])
 def test_output_that_nobody_has_ends_no_run(close: str, tmp_path: Path) -> None:
     code = ALONE + (
+        "import os\n"
         f"with quiet(Path({str(tmp_path)!r}) / 'train.log'):\n"
         "    print('noise', flush=True)\n"
+        "    for stream in (1, 2): os.write(stream, b'of a library\\n' * 10_000)\n"  # more than a pipe holds
         "    for _ in range(1000): say('news')\n"
         "say('the end')\n"
         f"Path({str(tmp_path)!r}, 'done').touch()\n"
@@ -275,6 +302,7 @@ def test_output_that_nobody_has_ends_no_run(close: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "done").exists()
     log = (tmp_path / "train.log").read_bytes()
+    assert log.count(b"of a library") == 20_000
     assert log.count(b"verl-dra: news") == (0 if close.startswith((">", "<")) else 1000)
 
 

@@ -243,6 +243,10 @@ def test_several_answers_of_a_problem_are_one(tmp_path: Path) -> None:
         ('{"problem": "p", "answer": NaN}\n', "1 rows have no problem or no answer, such as 1$"),
         ("[1]", "row 1 can't be read: wrong type"),
         ('{"problem": "", "answer": "1"}\n{"problem": "p", "answer": "1"}\n', "1 rows have no problem.*such as 1$"),
+        (
+            '{"problem": "p", "answer": ""}\n' * 12,
+            "12 rows have no problem or no answer, such as 1, 2, 3, 4, 5, 6, 7, 8, 9, 10$",
+        ),
         ("{torn", "can't be read"),
         ("", "has no rows"),
     ],
@@ -549,6 +553,8 @@ def verl(path: Path, *rows: dict[str, Any]) -> Path:
     [
         ([{"score": 1.0}, {"score": 0.0}], [True, False]),
         ([{"score": 1}, {"score": -1}], [True, False]),
+        ([{"score": 1.0}, {"score": 1.0}], [True, True]),
+        ([{"score": 0}, {"score": -1}], [None, None]),
         ([{"score": 2.0}, {"score": 0.0}], [None, None]),  # shaped: it says nothing of right and wrong
         ([{"score": 0.0, "acc": 1.0}, {"score": 1.0, "acc": False}], [True, False]),
         ([{"score": 1.0, "acc": None}, {"score": 1.0, "acc": True}], [None, True]),
@@ -733,16 +739,47 @@ OWN = ("--problem-column", "p", "--answer-column", "a")
         (["--generations", "g", "--top-k", "0"], "--top-k must be at least 1, not 0"),
         (["--generations", "g", "--chat-template-args", "[]"], "--chat-template-args must be a JSON object"),
         (["--generations", "g", "--seed", "-1"], "--seed must be 0 or more, not -1"),
-        (["--generations", "g", "--temperature", "nan"], "--temperature must be 0 or more and finite, not nan"),
-        (["--generations", "g", "--top-p", "0"], "--top-p must be above 0 and at most 1, not 0.0"),
+        *(
+            (
+                ["--generations", "g", f"--temperature={value}"],
+                f"--temperature must be 0 or more and finite, not {value}",
+            )
+            for value in ("nan", "inf", "-0.1")
+        ),
+        *(
+            (["--generations", "g", f"--top-p={value}"], f"--top-p must be above 0 and at most 1, not {value}")
+            for value in ("0.0", "1.1", "nan")
+        ),
         (["--generations", "g", "--engine", '{"seed": 1}'], "without model and seed"),
         (["--generations", "g", "--out", "."], "--out . is a folder"),
-        (["--generations", "g", "--k", "0"], "must be at least 1"),
+        *(
+            (["--generations", "g", option, *values], "--k, --bootstrap, --samples and --max-tokens must be at least 1")
+            for option, *values in (("--k", "4", "0"), ("--bootstrap", "0"), ("--samples", "0"), ("--max-tokens", "0"))
+        ),
+        (["--generations", "g", "--engine", "[]"], "--engine must be a JSON object"),
+        (["--compare", "a", "b", "--generations", "g"], "--compare is of samples that are there"),
     ],
 )
 def test_impossible_options_are_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     assert main(["evaluate", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--temperature=0", "--top-p=1", "--top-k=1", "--seed=0"],
+        ["--k", "1", "--bootstrap=1", "--samples=1", "--max-tokens=1", "--engine={}", "--chat-template-args={}"],
+    ],
+)
+def test_the_least_that_options_can_be_is_taken(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--generations", "/no/file", "--encoder", "none", *options]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_several_benchmarks_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--model", "/no/model", "--benchmark", "aime24", "amc23"]) == 1
+    assert "--model: there is no folder" in capsys.readouterr().err
 
 
 def test_more_tries_than_a_file_has_samples_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,17 +9,20 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import toy
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from verl_dra.evaluate.benchmarks import Problem
-from verl_dra.evaluate.engine import Completion, copies
+from verl_dra.evaluate.engine import Completion, VllmEngine, copies
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile
@@ -93,6 +96,23 @@ def sample(model: str, path: Path, engine: StandInEngine, samples: int = 1, **ot
     return file
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_time_left_is_by_the_mean_of_all_that_is_done(
+    terminal: bool, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tqdm[Any]] = []
+
+    class Noted(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *of: Any, **how: Any) -> None:
+            super().__init__(*of, **how)
+            bars.append(self)
+
+    monkeypatch.setattr("tqdm.tqdm", Noted)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    sample(model, tmp_path / "g.jsonl", StandInEngine([1] * 12))
+    assert [(bar.smoothing, bar.total, bar.n, bar.mininterval) for bar in bars] == [(0, 12, 12, 1 if terminal else 30)]
+
+
 def test_a_place_that_is_free_is_taken_at_once(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Slices of four would wait for 50, 50 and 50 steps. One lane has a 50, and others go on beside it.
     lengths = [50, 1, 1, 1] * 3
@@ -106,6 +126,7 @@ def test_a_place_that_is_free_is_taken_at_once(model: str, tmp_path: Path, capsy
     assert f"12 samples, {sum(lengths)} tokens in {engine.steps} steps" in shown
     assert "12/12" in shown
     assert "tokens/s" in shown
+    assert "12 samples" in shown
     assert {s.truncated for s in file.samples} == {True, False}
 
 
@@ -168,6 +189,13 @@ def test_a_prompt_that_does_not_fit_is_named_before_any_sample(model: str, tmp_p
     assert engine.closed
 
 
+def test_a_tokenizer_that_makes_no_prompts_is_named(tmp_path: Path) -> None:
+    engine = StandInEngine([1] * 12)
+    with pytest.raises(EvaluationError, match=rf"{tmp_path} makes no prompts of problems \([A-Za-z]+Error: "):
+        sample(str(tmp_path), tmp_path / "g.jsonl", engine)
+    assert engine.asked == 0
+
+
 THINKING = (
     "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}"
     "{% if not enable_thinking %}<nothink>{% endif %}"
@@ -216,3 +244,84 @@ def test_the_gpus_that_are_there_get_copies_of_the_model(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert copies(arguments, most) == there
+
+
+class StandInVllm:
+    """In place of the package: keeps what it was asked for, and makes two tokens a step."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.engine: dict[str, Any] = {}
+        self.asked: list[tuple[Any, Any, str]] = []
+        self.loggers: list[Any] = []
+        self.ended = False
+        names = {
+            "vllm": {"SamplingParams": lambda **of: of},
+            "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY="the last alone")},
+            "vllm.engine": {},
+            "vllm.engine.arg_utils": {"AsyncEngineArgs": lambda **of: of},
+            "vllm.v1": {},
+            "vllm.v1.engine": {},
+            "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_engine_args=self._start)},
+        }
+        for name, members in names.items():
+            module = ModuleType(name)
+            vars(module).update(members)
+            patch.setitem(sys.modules, name, module)
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(max_model_len=77), scheduler_config=SimpleNamespace(max_num_seqs=5)
+        )
+
+    def _start(self, engine: dict[str, Any], stat_loggers: Sequence[Any]) -> StandInVllm:
+        if engine["model"] == "none":
+            raise KeyError("no such model")
+        self.engine = engine
+        self.loggers = [make("its settings", 0) for make in stat_loggers]
+        return self
+
+    async def generate(self, prompt: Any, sampling: Any, name: str) -> AsyncIterator[Any]:
+        self.asked.append((prompt, sampling, name))
+        for logger in self.loggers:
+            logger.log_engine_initialized()
+            for made in (0, 2, 2):
+                logger.record(None, SimpleNamespace(num_generation_tokens=made), "something new", engine_idx=0)
+            logger.record(None, None)
+            logger.log()
+            logger.record_sleep_state(1, level=2)
+        for text, reason in (("four", None), ("four tokens", "length" if prompt["prompt_token_ids"] else "stop")):
+            yield SimpleNamespace(outputs=[SimpleNamespace(text=text, finish_reason=reason)])
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+def test_vllm_is_asked_for_one_prompt_at_a_time_and_what_it_makes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm = StandInVllm(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    engine = VllmEngine("m", 4, {"max_model_len": 99}, {"top_p": 0.5}, 100)
+    assert vllm.engine == {"model": "m", "seed": 4, "data_parallel_size": 3, "max_model_len": 99}
+    assert (engine.window, engine.room) == (77, 30)
+    assert asyncio.run(engine.complete([1, 2], 7)) == Completion("four tokens", True)
+    assert asyncio.run(engine.complete((), 8)) == Completion("four tokens", False)
+    sampling = {"top_p": 0.5, "output_kind": "the last alone"}
+    assert vllm.asked == [
+        ({"prompt_token_ids": [1, 2]}, {**sampling, "seed": 7}, "0"),
+        ({"prompt_token_ids": []}, {**sampling, "seed": 8}, "1"),
+    ]
+    assert (engine.tokens, engine.steps) == (8, 4)
+    engine.close()
+    assert vllm.ended
+    assert VllmEngine("m", 4, {"data_parallel_size": 2}, {}, 100).room == 20
+    with pytest.raises(EvaluationError, match=r"vLLM can't load none \(KeyError: 'no such model'\)"):
+        VllmEngine("none", 4, {}, {}, 100)
+
+
+def test_on_a_cpu_vllm_computes_prompts_whole_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm = StandInVllm(monkeypatch)
+    activated: list[bool] = []
+    monkeypatch.setattr("verl_dra.cpu.platform.activate", lambda: activated.append(True))
+    monkeypatch.setenv("VERL_PLATFORM", "CPU")
+    for arguments in ({}, {"enable_chunked_prefill": True}):
+        VllmEngine("m", 4, arguments, {}, 1)
+        assert vllm.engine["enable_chunked_prefill"] == bool(arguments)
+    assert activated == [True, True]

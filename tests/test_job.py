@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -16,9 +17,11 @@ from typing import IO
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
-from verl_dra.job.allocation import Allocation, allocation
-from verl_dra.job.cluster import JobError
+from verl_dra.job.__main__ import main
+from verl_dra.job.allocation import Allocation, JobError, allocation
 from verl_dra.job.node import LOG_BYTES, LOG_FILES, keep_ray
 from verl_dra.job.overrides import added
 
@@ -177,6 +180,66 @@ def test_the_jobs_memory_is_what_slurm_says_by_node_cpu_or_gpu(variables: Mappin
     job = allocation(Path("/run"), {**VARIABLES, "DRA_TMP": "/tmp", **variables})
     assert job.memory == (None if gib is None else gib * GIB)
     assert (job.head_ip, job.port, job.cpus, job.joined) == ("127.0.0.1", 29980, 64, Path("/run/ray_joined.7"))
+
+
+def words(*values: str) -> st.SearchStrategy[str]:
+    """What others may have set a variable to: of an environment, so without a NUL."""
+    numbers = st.integers(-1, 10**19).map(str)
+    return st.sampled_from(values) | numbers | st.text(st.characters(exclude_characters="\0"), max_size=6)
+
+
+ALL = {**VARIABLES, "DRA_TMP": "/tmp"}
+OPTIONAL = ["SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU"]
+SET = words(
+    "", " 8", "8 ", "010", "+8", "1_0", "\u0668", "8.5", "1e3", "nan", "inf", "4G", "auto", "ray://h:1", "h:70000"
+)
+
+
+@given(st.dictionaries(st.sampled_from([*ALL, *OPTIONAL]), st.none() | SET | words(".", "..", "/", "a/b"), max_size=3))
+def test_whatever_stands_in_the_environment_is_what_it_says_or_refused(changed: dict[str, str | None]) -> None:
+    variables = {name: value for name, value in {**ALL, **changed}.items() if value is not None}
+    try:
+        job = allocation(Path("/run"), variables)
+    except JobError as refused:
+        named = re.match("[A-Z_]+", str(refused))
+    else:
+        named = None
+        assert {
+            "SLURM_JOB_ID": job.job,
+            "SLURM_JOB_NUM_NODES": f"{job.nodes}",
+            "SLURMD_NODENAME": job.node,
+            "SLURM_CPUS_ON_NODE": f"{job.cpus}",
+            "DRA_HEAD": job.head,
+            "DRA_GPUS": f"{job.gpus}",
+            "RAY_ADDRESS": job.address,
+        }.items() <= variables.items()
+        assert job.temporary == Path(variables["DRA_TMP"])
+        assert job.start_timeout_s == float(variables["DRA_START_TIMEOUT_S"])
+        assert (job.nodes > 0, job.cpus > 0, 0 < job.start_timeout_s <= 10**7, job.memory != 0) == (True,) * 4
+        assert (job.folder / "ray_logs" / job.node).resolve().parent == job.folder / "ray_logs"
+    assert named is None or named[0] in changed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("DRA_GPUS", "eight", "DRA_GPUS='eight' is not a whole number from 0 on; set another one"),
+        ("DRA_START_TIMEOUT_S", "inf", "DRA_START_TIMEOUT_S='inf' is not seconds, above 0 and up to 10,000,000"),
+        ("DRA_TMP", "scratch", "DRA_TMP='scratch' is not a folder's whole path"),
+        ("SLURM_MEM_PER_CPU", "4G", "'4G' is not a whole number from 0 on; DRA_SETUP and DRA_CONTAINER must leave it"),
+        ("RAY_ADDRESS", "auto", "RAY_ADDRESS='auto' is not an address and a port up to 65527; DRA_SETUP and"),
+        ("SLURMD_NODENAME", "", "SLURMD_NODENAME is not set here, as Slurm and ray.sbatch do; DRA_SETUP and"),
+    ],
+)
+def test_a_variable_that_can_not_be_is_named_before_anything_starts(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for set_name, set_value in {**ALL, name: value}.items():
+        monkeypatch.setenv(set_name, set_value)
+    for what in (["node", "/run"], ["run", "/run", "true"]):
+        assert main(what) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
 
 
 @pytest.fixture

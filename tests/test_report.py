@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from run_folders import PATHS, make_run, recorded_group
 
 from verl_dra.cli import main
@@ -139,6 +140,20 @@ def test_validation_groups_get_what_training_would_give_them(tmp_path: Path, two
         assert torch.allclose(shown, (rewards - rewards.mean()) / (rewards.std() + 1e-6), atol=2e-2)
 
 
+def test_two_samples_of_a_prompt_have_advantages_and_one_has_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    rows = [("two", "use coins", 1.0), ("two", "count up", 0.0), ("one", "use coins", 1.0)]
+    dump = [{"input": prompt, "output": output, "gts": None, "score": score} for prompt, output, score in rows]
+    (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in dump))
+    page = report(tmp_path, run)
+    found = {
+        group["prompt"]: {completion[0]: completion[6] for completion in group["completions"]}
+        for group in page.groups("run", "validation", 0)
+    }
+    assert found == {"two": {"use coins": 0.7071, "count up": -0.7071}, "one": {"use coins": 0}}
+    assert not [note for note in page.data["notes"] if "file small" in note]
+
+
 def test_the_same_prompts_are_shown_at_each_step(tmp_path: Path, two_runs: list[Path]) -> None:
     page = report(tmp_path, "--groups", "2", *two_runs)
     prompts = [{g["prompt"] for g in page.groups(run, "validation", s)} for run in ("grpo", "dra") for s in (0, 3, 6)]
@@ -249,13 +264,15 @@ def test_long_validation_texts_are_embedded_whole_and_shown_short(tmp_path: Path
         {"input": "Why?", "output": f"{half}{middle * 1000}{half}", "gts": None, "score": 1.0}
         for middle in ("left ", "right")
     ]
+    samples += [{**samples[0], "input": "How?", "output": "x" * length} for length in (4000, 4001)]
     (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
-    (group,) = report(tmp_path, run).groups("run", "validation", 0)
-    texts = {completion[0] for completion in group["completions"]}
-    (text,) = texts  # their ends alone are equal
-    assert len(text) < 4100
-    assert "[... 6400 characters left out ...]" in text
-    assert group["similarity"][0][1] < 0.9
+    groups = {group["prompt"]: group for group in report(tmp_path, run).groups("run", "validation", 0)}
+    shown, just = ({completion[0] for completion in groups[prompt]["completions"]} for prompt in ("Why?", "How?"))
+    (text,) = shown  # their ends alone are equal
+    kept = text.split("\n[... 6400 characters left out ...]\n")
+    assert (len(kept), sum(map(len, kept))) == (2, 4000)
+    assert just == {"x" * 4000, f"{'x' * 2000}\n[... 1 characters left out ...]\n{'x' * 2000}"}
+    assert groups["Why?"]["similarity"][0][1] < 0.9
 
 
 def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
@@ -285,6 +302,23 @@ def test_long_texts_are_cut_before_steps_are_left_out(tmp_path: Path, capsys: py
     assert all(len(text) < 1030 and "[... left out ...]" in text for text in texts)
     assert "To keep this file small: texts cut to 1000 characters." in page.data["notes"]
     assert ", texts cut to 1000 characters for --max-mb=3" in capsys.readouterr().out
+
+
+def test_a_text_is_cut_in_its_middle_and_shorter_ones_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name, steps=steps, groups=1, size=2) for name, steps in (("a", 5), ("b", 3), ("c", 1))]
+    group = json.loads((runs[0] / "groups" / "1.jsonl").read_text())
+    odd = "".join(chr(ord("a") + i % 26) for i in range(1001))
+    for completion, shown in zip(group["completions"], (odd, odd[1:]), strict=True):
+        completion["text"] = shown
+    (runs[0] / "groups" / "1.jsonl").write_text(json.dumps(group))
+    page = report(tmp_path, "--max-mb", "0.5", "--encoder", "none", *runs)
+    texts = {c[0] for c in page.groups("a", "training", 1)[0]["completions"]}
+    assert texts == {f"{odd[:500]}\n[... left out ...]\n{odd[-500:]}", odd[1:]}
+    # Of what is too much all the same, the first and the last step of each run.
+    assert [part["steps"] for part in page.data["shown"] if part["kind"] == "training"] == [[1, 5], [1, 3], [1]]
+    said = capsys.readouterr()
+    assert "the groups of 4 steps left out" in said.out
+    assert "two steps of each run are more than --max-mb=0.5; give fewer --groups" in said.err
 
 
 def test_a_long_run_stays_below_the_size_it_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,6 +371,15 @@ def test_points_of_grids_are_no_seeds(tmp_path: Path) -> None:
     ]
 
 
+def test_settings_that_no_override_tells_apart_are_called_by_their_first_folder(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "grpo" / str(at), steps=1, overrides=["a=1"]) for at in range(4)]
+    for at, run in enumerate(runs):
+        config = OmegaConf.load(run / ".hydra" / "config.yaml")
+        OmegaConf.update(config, "changed.by_hand", at < 2, force_add=True)
+        OmegaConf.save(config, run / ".hydra" / "config.yaml")
+    assert names(tmp_path, *runs) == [("0/0", "0"), ("0/1", "0"), ("2/2", "2"), ("2/3", "2")]
+
+
 def test_runs_can_be_named(tmp_path: Path) -> None:
     plain = make_run(tmp_path / "10-00-00", steps=1)
     odd = make_run(tmp_path / "dra.smi=log_det", steps=1)
@@ -381,9 +424,37 @@ def test_a_run_can_be_called_anything(tmp_path: Path) -> None:
 def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--text", *map(str, two_runs)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^grpo +█\S+▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
+    assert re.search(r"^grpo +█[▁-█]▁ +\S+ +1 +0 to 6$", shown, re.MULTILINE)
     assert "grpo, validation, step 6: the group of fewest effective paths (1.00)" in shown
     assert re.search(rf"^A +{PATHS[0]} +1 +7.00 ", shown, re.MULTILINE)
+
+
+def test_a_group_and_a_long_curve_in_a_terminal_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", steps=1, groups=1, size=2)
+    lines = [json.dumps({"step": at, "data": {"critic/score/mean": at}}) for at in range(47)]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    path = run / "groups" / "1.jsonl"
+    group = json.loads(path.read_text())
+    group |= {"prompt": "p" * 129, "effective_paths": 1.955, "similarity": [[1, 0], [0, 1]]}
+    long = {"text": "x" * 65, "reward": 1, "smi": None, "advantage": 1.5, "advantage_without": -0.001}
+    short = {"text": "y" * 64, "reward": 0.1234, "smi": 0.5, "advantage": -9, "advantage_without": 0.25}
+    group["completions"] = [{**group["completions"][0], **given} for given in (long, short)]
+    path.write_text(json.dumps(group))
+    assert main(["report", "--text", "--encoder", "none", str(run)]) == 0
+    assert capsys.readouterr().out == (
+        "Training reward (raw, with DRA and without)\n"
+        "run                            first  last    steps\n"
+        "---  ------------------------  -----  ----  -------\n"
+        "run  ▁▁▂▂▂▃▃▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇██      0    46  0 to 46\n"
+        "\n"
+        "run, training, step 1: the group of fewest effective paths (1.96)\n"
+        f"{'p' * 124} ...\n"
+        f"   completion{' ' * 54}  reward   SMI  without DRA  with DRA\n"
+        f"-  {'-' * 64}  ------  ----  -----------  --------  -----------------\n"
+        f"A  {'x' * 60} ...       1               0.00     +1.50          |######\n"
+        f"B  {'y' * 64}   0.123  0.50        +0.25     -9.00  ########|\n"
+        "\n"
+    )
 
 
 def test_texts_can_t_command_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

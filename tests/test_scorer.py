@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_dra.algorithm import SMI_FUNCTIONS
-from verl_dra.embedding import EncoderUnavailableError
+from verl_dra.embedding import Encoded, EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.scorer import heap
 from verl_dra.scorer.messages import Events, Session, Vectors
 from verl_dra.scorer.scorer import HUNG_S, Scorer
 from verl_dra.scorer.scores import StepScores, put_together, step_scores
@@ -419,6 +419,22 @@ def test_an_encoder_that_gives_too_few_vectors_is_an_error() -> None:
     assert failed.failed == list(TEXTS)
 
 
+def test_an_encoder_that_counts_tokens_of_too_few_texts_is_an_error() -> None:
+    class ForgetfulEncoder(NgramEncoder):
+        def encode(self, texts):
+            encoded = super().encode(texts)
+            return replace(encoded, tokens=encoded.tokens[1:])
+
+    failed = Scorer(ForgetfulEncoder(), max_rows=100).collect(list(TEXTS), TEXTS, LONG)
+    assert failed.error.startswith("ValueError: zip() argument 3 is shorter")
+    assert failed.failed == list(TEXTS)
+
+
+def test_the_thread_that_embeds_holds_up_no_end_of_the_process() -> None:
+    Scorer(NgramEncoder(), max_rows=100)
+    assert {thread.daemon for thread in threading.enumerate() if thread.name == "dra-embed"} == {True}
+
+
 def test_an_encoder_that_changes_its_dimensions_is_an_error() -> None:
     class GrowingEncoder(NgramEncoder):
         """Has one dimension more in each batch."""
@@ -602,7 +618,8 @@ class RefusingEncoder(NgramEncoder):
 @pytest.mark.parametrize("place", [0, 7, 15])
 def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     monkeypatch.setattr("verl_dra.scorer.scorer._PAUSE_S", (0.001, 0.002))
-    scorer = Scorer(RefusingEncoder(), max_rows=100)
+    encoder = RefusingEncoder()
+    scorer = Scorer(encoder, max_rows=100)
     texts = [f"way {i}" for i in range(16)]
     texts[place] = POISON
     poisoned, others = group("bad", *texts), group("good", "x", "y")
@@ -612,6 +629,10 @@ def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest
     first = scorer.collect(list(poisoned), {}, LONG)
     assert first.missing == [bad]
     assert (first.index >= 0).sum() == 15
+    # Each time in half as large a company, and alone from then on.
+    company = [len(batch) for batch in encoder.batches if POISON in batch and len(batch) > 1]
+    assert company[0] == 18
+    assert all(after <= before // 2 for before, after in pairwise(company))
     failed = scorer.collect([bad], {bad: POISON}, 0.2)
     assert [*failed.failed, *failed.waiting] == [bad]
     assert failed.error == "answered 500: NaN is not JSON"
@@ -697,19 +718,26 @@ def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) ->
     assert caplog.text.count("the scorer's metrics fail") == 1
 
 
-def test_a_process_whose_embedding_thread_ends_ends_too() -> None:
-    code = """
-from verl_dra.embedding.ngram import NgramEncoder
-from verl_dra.scorer.messages import Session
-from verl_dra.scorer.scorer import HUNG_S, Scorer
-class DefectiveScorer(Scorer):
-    def _finish(self, *_): raise AssertionError
-scorer = DefectiveScorer(NgramEncoder(), max_rows=9)
-scorer.submit([(Session("a", 0), "x"), (Session("a", 1), "y")])
-import time
-time.sleep(60)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=50).returncode == 1
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_process_whose_embedding_thread_ends_ends_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: Future[int] = Future()
+
+    def end(code: int) -> None:
+        ended.set_result(code)
+        raise SystemExit
+
+    class DefectiveScorer(Scorer):
+        def _finish(self, *_: object) -> None:
+            raise AssertionError("a defect")
+
+    monkeypatch.setattr("os._exit", end)
+    scorer = DefectiveScorer(NgramEncoder(), max_rows=9)
+    scorer.submit(group("a", "x", "y").items())
+    assert ended.result(60) == 1
+    assert "the thread that embeds ended" in caplog.text
+    assert "a defect" in caplog.text
 
 
 def test_what_will_not_be_taken_does_not_wait_for_room(gated: GatedEncoder) -> None:
@@ -849,9 +877,46 @@ def test_an_encoder_gets_about_a_second_of_work_at_a_time(
     texts = {Session("a", i): f"{i:06d}" + "x" * 994 for i in range(4 * rate // 1000 + 40)}
     collected_at_once = scorer.collect(list(texts), texts, LONG)
     assert (collected_at_once.index >= 0).all()
-    assert encoder.slices[0] <= 2**14
+    assert encoder.slices[0] == 8000  # of 8 KiB, before a rate is known
     assert least <= max(encoder.slices) <= most
     assert collected_at_once.busy_s == pytest.approx(encoder.now)
+
+
+class InstantEncoder(MeasuredEncoder):
+    """Makes no vectors."""
+
+    def encode(self, texts):
+        self.slices.append(len(texts))
+        self.now += sum(map(len, texts)) / self.rate
+        none = torch.zeros(len(texts), dtype=torch.int64)
+        return Encoded(torch.zeros(len(texts), 2), none, none, none)
+
+
+def test_an_encoder_gets_16_mebibytes_at_a_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = InstantEncoder(10**9)
+    monkeypatch.setattr("verl_dra.scorer.scorer.time.perf_counter", lambda: encoder.now)
+    texts = {Session("a", i): f"{i:04d}" + "x" * (2**20 - 4) for i in range(22)}
+    assert (Scorer(encoder, max_rows=100).collect(list(texts), texts, LONG).index >= 0).all()
+    assert (encoder.slices[0], max(encoder.slices)) == (1, 16)
+
+
+def test_an_encoder_that_slows_down_gets_less_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = InstantEncoder(800_000)
+    monkeypatch.setattr("verl_dra.scorer.scorer.time.perf_counter", lambda: encoder.now)
+    scorer = Scorer(encoder, max_rows=10**5)
+    for rate, slices in ((800_000, [8, 792]), (80_000, [800, 440, 260, 170, 125, 102, 91]), (10**6, [85, 904])):
+        encoder.rate = rate
+        encoder.slices.clear()
+        texts = {Session(f"{rate}", i): f"{rate}{i:04d}".ljust(1000) for i in range(sum(slices))}
+        assert (scorer.collect(list(texts), texts, LONG).index >= 0).all()
+        assert encoder.slices == slices
+
+
+def test_the_last_16384_sessions_are_remembered_at_least() -> None:
+    scorer = Scorer(NgramEncoder(), max_rows=1)
+    scorer.forget(Session("a", i) for i in range(2**14 + 1))
+    scorer.submit([(Session("a", i), "x") for i in (0, 1, 2)])
+    assert scorer.collect([], {}, 0).events.late == 2
 
 
 def test_what_a_step_waits_for_goes_before_a_backlog(gated: GatedEncoder, thread: ThreadPoolExecutor) -> None:
@@ -881,3 +946,60 @@ def test_a_step_learns_what_had_not_been_embedded_when_it_asked(
     assert (waiting.result().index >= 0).all()
     assert scorer.collect([Session("c", 0)], {}, LONG).missing == []
     assert scorer.collect([Session("d", 0)], {}, 0).backlog_bytes == 0
+
+
+@pytest.fixture
+def trims(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Freed memory given back: how often, and an event for the next time. Scorers of tests before may be idle now."""
+    seen = SimpleNamespace(times=0, next=threading.Event())
+    of_before = threading.enumerate()
+
+    def trim() -> None:
+        if threading.current_thread() not in of_before:
+            seen.times += 1
+            seen.next.set()
+
+    monkeypatch.setattr("verl_dra.scorer.scorer.heap.trim", trim)
+    return seen
+
+
+def test_memory_is_given_back_once_after_work_and_not_while_there_is_none(
+    trims: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._IDLE_S", 0.001)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
+    assert not trims.next.wait(0.03)
+    for times in (1, 2):
+        embed(scorer, f"text {times}")
+        assert trims.next.wait(60)
+        trims.next.clear()
+        assert not trims.next.wait(0.03)
+        assert trims.times == times
+
+
+def test_memory_is_given_back_after_much_work_without_a_pause(trims: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_dra.scorer.scorer._TRIM_AFTER_BYTES", 10)
+    monkeypatch.setattr("verl_dra.scorer.scorer._IDLE_S", LONG)
+    scorer = Scorer(NgramEncoder(), max_rows=100)
+    embed(scorer, "five.")
+    embed(scorer, "6five.")
+    assert trims.next.wait(60)
+    trims.next.clear()
+    embed(scorer, "ten bytes.")  # not more than that
+    embed(scorer, "five!")
+    assert trims.next.wait(60)
+    assert trims.times == 2
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("library", ["glibc", "another"])
+def test_freed_memory_of_the_heap_and_of_a_gpu_is_given_back(
+    library: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    names = {"malloc_trim": lambda keep: calls.append(keep)} if library == "glibc" else {}
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(**names) if name is None else None)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: on_gpu)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("GPU"))
+    heap.trim()
+    assert calls == ["GPU"] * on_gpu + [0] * (library == "glibc")

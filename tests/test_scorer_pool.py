@@ -13,7 +13,8 @@ import torch
 from fake_encoders import POISON, GatedEncoder, NoisyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_process_ray import STATE, InProcessRay, pool_of
+from in_process_ray import STATE, InProcessActor, InProcessRay, pool_of
+from ray.exceptions import ActorUnavailableError
 
 from verl_dra.algorithm import graph_cut_smi
 from verl_dra.embedding.ngram import NgramEncoder
@@ -221,3 +222,117 @@ def test_scorers_that_take_too_long_are_said_with_what_the_cluster_has() -> None
     gate.set()
     assert "3 of 3 diversity scorers were not ready within dra.scorer.placement_timeout_s=0.05 s" in str(late.value)
     assert "3 of them are placed and still load their encoder" in str(late.value)
+    assert "not placed" not in str(late.value)
+
+
+def test_scorers_that_have_no_place_are_said_with_what_was_asked_for_and_what_there_is() -> None:
+    gate = GatedEncoder().gate
+
+    def slow() -> NgramEncoder:
+        gate.wait(60)
+        return NgramEncoder()
+
+    with pytest.raises(RuntimeError) as late, pool_of(slow, placement_timeout_s=0.05, without_place=[0, 2]):
+        pass
+    gate.set()
+    assert str(late.value) == (
+        "3 of 3 diversity scorers were not ready within dra.scorer.placement_timeout_s=0.05 s. 1 of them are placed "
+        "and still load their encoder, which a longer time may mend. 2 of them are not placed. Asked for, with "
+        "placement cpu: 3 x (CPU 2, GPU 0). The cluster has: CPU 1 of 4 free, GPU 0 of 0 free. Leave CPUs to them, ask "
+        "for fewer (dra.scorer.num_replicas), or book none (dra.scorer.num_cpus=0)"
+    )
+
+
+def test_a_pool_says_where_its_scorers_are_and_what_they_embed_together() -> None:
+    with pool_of() as (pool, ray):
+        ray.rate = lambda: 1234.5
+        assert pool.describe() == (
+            "3 x (CPU 2, GPU 0), placement cpu; an encoder in this process; 3,704 tokens/s in a trial"
+        )
+
+        def away() -> float:
+            raise ActorUnavailableError("the network is down", None)
+
+        ray.rate = away
+        assert pool.describe().endswith("process; no tokens/s were measured (RayTaskError)")
+
+
+def test_scorers_are_made_to_be_started_again_for_ever_and_are_found_by_their_number() -> None:
+    with pool_of() as (pool, ray):
+        assert (
+            ray.options
+            == [{"max_restarts": -1, "max_task_retries": -1, "num_cpus": 2, "num_gpus": 0, "of config": 2}] * 3
+        )
+        assert [actor.name for actor in pool.handles] == ["s_0", "s_1", "s_2"]
+        assert ray.announced == {"s": 3}
+        with pytest.MonkeyPatch.context() as patch:
+            killed: list[tuple[Any, bool]] = []
+            patch.setattr("ray.kill", lambda actor, no_restart=True: killed.append((actor, no_restart)))
+            pool.restart(1, "it hangs")
+            assert killed == [(pool.handles[1], False)]
+    assert (len(pool), ray.announced) == (0, {})
+
+
+@pytest.mark.parametrize(("state", "loading"), [("ALIVE", False), ("DEAD", False), ("RESTARTING", True)])
+def test_a_scorer_that_is_neither_there_nor_dead_is_loading(state: str, loading: bool) -> None:
+    with pool_of() as (pool, ray):
+        ray.made[2].state = getattr(STATE, state)
+        assert [pool.is_loading(i) for i in range(3)] == [False, False, loading]
+
+
+def test_a_dead_scorer_is_made_again_once(caplog: pytest.LogCaptureFixture) -> None:
+    with pool_of() as (pool, ray):
+        dead = pool.handles[1]
+        dead.end(restart=False)
+        assert pool.revive(1, dead)
+        assert "diversity scorer 1 died; it is started again" in caplog.text
+        assert [actor.name for actor in ray.made] == ["s_0", "s_1", "s_2", "s_1"]
+        assert pool.handles[1] is ray.made[3]
+        assert pool.revive(1, dead)  # which is done
+        assert len(ray.made) == 4
+        # One that goes on after all has its name still.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ray.kill", lambda actor: None)
+            assert not pool.revive(2, pool.handles[2])
+        assert len(ray.made) == 4
+    assert not pool.revive(1, ray.made[3])  # as the run has ended
+
+
+@pytest.mark.parametrize("unsettled", [{"name": None}, {"placement": "auto"}])
+def test_a_pool_needs_a_name_and_a_place(unsettled: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"name and dra\.scorer\.placement must be"), pool_of(**unsettled):
+        pass
+
+
+def test_a_process_that_ends_while_it_loads_is_said_to_have() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InProcessActor, "_load", lambda actor: actor.end(restart=False) or 7)
+        with pytest.raises(RuntimeError, match=r"its process ended while it loaded its encoder\."), pool_of():
+            pass
+
+
+def test_only_shown_vectors_of_a_scorer_that_is_lost_or_silent_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    with pool_of() as (pool, ray), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("verl_dra.scorer.asking._GRACE_S", 0.05)
+        know_already(pool, TEXTS)
+        submit(pool, TEXTS)
+        ray.faults["s_0"].append("dies")
+        ray.faults["s_2"].append("says nothing")
+        came, _ = step_vectors(pool, TEXTS, only_shown=True)
+        assert_right(came, TEXTS, but=[session for session in TEXTS if replica_of(session, 3) != 1])
+        assert "diversity scorer 0 gave nothing to show: ActorDiedError" in caplog.text
+
+
+def test_what_a_step_has_of_its_scorers_is_added_up() -> None:
+    with pool_of() as (pool, _):
+        know_already(pool, TEXTS)
+        submit(pool, TEXTS)
+        came, _ = step_vectors(pool, TEXTS)
+        assert (came.fallbacks, came.backlog_bytes) == (0, 0)
+        more = {session: f"{text}!" for session, text in TEXTS.items()}
+        came, _ = step_vectors(pool, more)
+        of_scorer = {(replica_of(session, 3), text) for session, text in more.items()}
+        assert came.events.embedded == len(of_scorer)
+        assert came.events.tokens == sum(len(text) for _, text in of_scorer)
+        # What one embeds in a second of its work, and so the three together.
+        assert came.tokens_per_s > 2 * came.events.tokens / came.busy_s

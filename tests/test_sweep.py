@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from verl_dra.cli import main
 from verl_dra.sweep import code as code_module
 from verl_dra.sweep import ranges
 from verl_dra.sweep import slurm as slurm_module
+from verl_dra.sweep.checks import check_all
 from verl_dra.sweep.code import changed, code
 from verl_dra.sweep.folder import Submission, Sweep, SweepError, create, load
 from verl_dra.sweep.job import added
@@ -39,6 +41,7 @@ from verl_dra.sweep.status import OVER, status
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "tiny_paths"
 RUN = ["--config-dir", os.path.relpath(RECIPE), "--config-name", "tiny_paths", "data_dir=/data", "recipe_dir=/recipe"]
+GRID = ["--no-check", *RUN, "dra.smi=graph_cut,log_det"]
 
 
 def sweep_of(points: list[list[str]], *submissions: Submission, sbatch: Sequence[str] = ()) -> Sweep:
@@ -127,6 +130,27 @@ def test_every_point_is_composed_and_checked_before_anything_is_submitted(
     assert not slurm.exists()
 
 
+def test_how_far_the_checking_is_is_said_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+
+    def composed(overrides: Sequence[str]) -> tuple[Any, Path]:
+        clock[0] += 4
+        return SimpleNamespace(trainer=SimpleNamespace(default_local_dir=f"{clock}")), Path(f"{clock}")
+
+    monkeypatch.setattr("verl_dra.sweep.checks.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("verl_dra.main.composed", composed)
+    monkeypatch.setattr("verl_dra.main.check", lambda config: None)
+    monkeypatch.setattr("verl_dra.doctor.fast.file_checks", lambda config, elsewhere: [])
+    check_all([], [[f"a={number}"] for number in range(8)], tmp_path, [])
+    assert capsys.readouterr().err.splitlines() == [
+        "verl-dra sweep: checking 8 points",
+        "verl-dra sweep: 3 of 8 points are checked",
+        "verl-dra sweep: 6 of 8 points are checked",
+    ]
+
+
 @pytest.mark.parametrize(
     ("shared", "said"),
     [
@@ -154,6 +178,7 @@ def test_points_that_would_write_to_one_folder_are_refused(
         (["--nodes=2-4", "--gpus=16", "--gpu-bind=none"], []),
         (["--gres=gpu"], ["trainer.n_gpus_per_node=1"]),
         (["--nodes"], []),
+        (["--gpus-per-node=\u00b2", "-G\u00b2"], []),
     ],
 )
 def test_a_point_is_checked_with_what_its_job_will_add(sbatch: list[str], nodes_and_gpus: list[str]) -> None:
@@ -168,6 +193,10 @@ def test_gpus_that_slurm_does_not_know_of_are_added_too(monkeypatch: pytest.Monk
     assert "trainer.n_gpus_per_node=4" in added([], Path("/s"), ["--nodes=2"])
     monkeypatch.setenv("DRA_GPUS", "0")
     assert not [line for line in added([], Path("/s"), ["--nodes=2"]) if "gpus" in line]
+    for value in ("eight", "-1", "\u00b2", "08", "8.0"):
+        monkeypatch.setenv("DRA_GPUS", value)
+        with pytest.raises(SweepError, match=f"DRA_GPUS='{value}' is no number of GPUs"):
+            added([], Path("/s"), ["--nodes=2"])
 
 
 def test_a_sweep_is_submitted_again_as_it_was(
@@ -178,7 +207,7 @@ def test_a_sweep_is_submitted_again_as_it_was(
     out, script = tmp_path / "lr=1e-3, (it's) [a] #1", tmp_path / "my.sbatch"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRA_SETUP", "/setup.sh")
-    assert main(["sweep", "--out", str(out), "--script", "my.sbatch", "--sbatch=--nodes=1", *run]) == 0
+    assert main(["sweep", "--no-check", "--out", str(out), "--script", "my.sbatch", "--sbatch=--nodes=1", *run]) == 0
     shown = capsys.readouterr().out
     assert re.search(rf"^1  dra.smi=log_det +{re.escape(str(out))}/1$", shown, re.MULTILINE)
     first = slurm.read_text()
@@ -199,7 +228,7 @@ def test_a_sweep_is_submitted_again_as_it_was(
 
 def test_a_dry_run_shows_the_points_and_the_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        *("sweep", "--dry-run", "--out", str(tmp_path / "out"), "--max-running", "2"),
+        *("sweep", "--dry-run", "--no-check", "--out", str(tmp_path / "out"), "--max-running", "2"),
         *("--sbatch=--nodes=2 --comment='a b'", *RUN),
         *("dra.negative_rewards=paper,shift", "trainer.total_training_steps=3"),
     ]
@@ -229,6 +258,7 @@ def test_it_starts_from_a_checkout_too(tmp_path: Path) -> None:
     [
         ([], "nothing to sweep"),
         (["--max-running", "0", "dra.smi=a,b"], "--max-running must be at least 1, not 0"),
+        (["--max-running", "1", "a=[1"], "a=[1: "),
         (["--sbatch=--array=1-2", "dra.smi=a,b"], "array and output are the sweep's own"),
         (["--status", "/nowhere"], "/nowhere/sweep.json can't be read as a sweep"),
         (["--resubmit", "/nowhere", "dra.smi=a,b"], "leave out overrides"),
@@ -335,6 +365,63 @@ def test_slurms_states_are_those_of_points(in_queue: str, waits: bool, said: str
     assert point.state == (("requeued" if "requeued" in said else "waiting") if waits else "running")
 
 
+@pytest.mark.parametrize(
+    ("said", "submissions", "state"),
+    [
+        ("", 1, "unknown"),
+        ("running", 1, "unknown"),
+        ("requeued exit=0", 1, "unknown"),
+        ("completed exit=0", 1, "completed"),
+        ("completed exit=0", 2, "completed"),
+        ("failed exit=1", 1, "failed"),
+        ("cancelled exit=1", 1, "cancelled"),
+        ("time exit=124", 1, "time"),
+        ("failed exit=1", 2, "unknown"),  # which may be of the one before
+    ],
+)
+def test_of_a_submission_without_an_id_the_points_files_tell_what_they_can(
+    said: str, submissions: int, state: str, tmp_path: Path
+) -> None:
+    sweep = sweep_of([["a=1"]], *[Submission(5, [0])] * (submissions - 1), Submission(None, [0], said="Welcome"))
+    create(tmp_path, sweep)
+    if said:
+        (tmp_path / "0" / "state.log").write_text(f"now {said} job=5_0\n")
+    (point,) = status(tmp_path, sweep, {})
+    assert (point.state, point.job) == (state, "")
+    assert point.notes == (["whether it is submitted is not known; sbatch said Welcome"] if state == "unknown" else [])
+
+
+def test_a_sweeps_table_by_hand(tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create(tmp_path / "out", sweep_of([["a=1", "b=2"], ["a=2"]], Submission(5, [0, 1])))
+    data = {
+        "critic/score/mean": 0.123456,
+        "critic/score/mean_of": 9.0,
+        "val-core/AIME - 2024/acc/mean@8": 12345.6,
+        "dra/effective_paths": 2.5,
+        "timing_s/step": 31.0,
+    }
+    (tmp_path / "out" / "0" / "metrics.jsonl").write_text(json.dumps({"step": 12, "data": data}) + "\n")
+    fake(tmp_path, "squeue", "echo verl_dra 5 0 RUNNING x")
+    assert main(["sweep", "--status", str(tmp_path / "out")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["point", "state", "job", "step", "score", "validation", "effective", "paths", "s/step", "folder"],
+        rows[1],
+        ["0", "a=1", "b=2", "running", "5_0", "12", "0.1235", "1.235e+04", "2.5", "31", f"{tmp_path}/out/0"],
+        ["1", "a=2", "lost", "5_1", f"{tmp_path}/out/1"],
+        [],
+        ["1", "running,", "1", "lost;", "in", f"{tmp_path}/out"],
+    ]
+
+
+def test_a_sweep_has_a_folder_of_its_time_unless_one_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "--dry-run", "--no-check", "a=1,2"]) == 0
+    assert re.search(rf" {tmp_path}/outputs/sweeps/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d/1$", capsys.readouterr().out, re.M)
+
+
 def test_the_newest_metrics_are_shown_though_a_line_is_torn(tmp_path: Path) -> None:
     sweep = sweep_of([["a=1"]])
     create(tmp_path, sweep)
@@ -362,15 +449,13 @@ def test_a_sweep_that_slurm_refuses_can_be_submitted_again(
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'Batch job submission failed: no such partition' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    command = ["sweep", "--out", str(tmp_path / "out"), *RUN, "dra.smi=graph_cut,log_det"]
+    command = ["sweep", "--out", str(tmp_path / "out"), *GRID]
     for _ in range(2):
         assert main(command) == 1
         assert "sbatch refused: Batch job submission failed: no such partition" in capsys.readouterr().err
 
 
 # --- submitted, or perhaps, and never twice ---
-
-GRID = ["--no-check", *RUN, "dra.smi=graph_cut,log_det"]
 
 
 def submitted(slurm: Path) -> int:
@@ -465,6 +550,12 @@ def test_the_queue_tells_the_id_that_sbatch_did_not(
     # Of two submissions without an id, the newest has what the queue holds, so that its points count as queued.
     sweep = sweep_of([["a=1"], ["a=2"]], Submission(None, [0, 1]), Submission(None, [0, 1]))
     assert {point.job for point in status(out, sweep, queued(out, sweep))} == {"9_0", "9_1"}
+    assert [submission.job for submission in sweep.submissions] == [None, 9]
+    # A task may have ended; one that no submission asked for is another's.
+    for points, job in (([0, 1, 2], 9), ([0], None)):
+        sweep = sweep_of([["a=1"], ["a=2"], ["a=3"]], Submission(None, points))
+        queued(out, sweep)
+        assert sweep.submissions[0].job == job
     assert main(["sweep", "--out", str(out), *GRID]) == 1
     assert f"`verl-dra sweep --status '{out}'`" in capsys.readouterr().err
     fake(tmp_path, "squeue", "echo 'verl_dra 9 0-'")

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import ray
@@ -19,7 +20,7 @@ from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.messages import Events, Session
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.scorer.pool import ScorerPool
-from verl_dra.scorer.telemetry import COUNTERS, GAUGES, HISTOGRAMS
+from verl_dra.scorer.telemetry import COUNTERS, GAUGES, HISTOGRAMS, Telemetry
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "launch" / "grafana" / "scorers.json"
@@ -46,6 +47,51 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     metrics = COUNTERS.keys() | GAUGES.keys() | HISTOGRAMS.keys()
     assert {name for name in metrics if not any(f"_scorer_{name}" in one for one in shown)} == set()
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+class Metric:
+    """In place of one of Ray's: what it was made as, and each value that it was given."""
+
+    made: ClassVar[dict[str, Metric]] = {}
+
+    def __init__(self, name: str, text: str, *of: Any) -> None:
+        self.boundaries, self.tag_keys = (of[0] if len(of) > 1 else None), of[-1]
+        self.text = text
+        self.values: list[float] = []
+        self.tags: dict[str, str] = {}
+        self.inc = self.set = self.observe = lambda value=1: self.values.append(value)
+        self.made[name] = self
+
+    def set_default_tags(self, tags: dict[str, str]) -> None:
+        self.tags = tags
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_scorer_does_goes_into_its_metrics_once(restarted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(f"verl_dra.scorer.telemetry.{kind}", Metric)
+    monkeypatch.setattr(Metric, "made", {})
+    telemetry = Telemetry("mine_3", restarted)
+    telemetry.queued(Events(submitted=3, tokens=9), 2, 70)
+    telemetry.queued(Events(submitted=5, tokens=9, late=1), 0, 0)
+    telemetry.embedded(4, 0.25)
+    texts = COUNTERS | GAUGES | {name: text for name, (text, _) in HISTOGRAMS.items()}
+    assert {name: metric.text for name, metric in Metric.made.items()} == {
+        f"dra_scorer_{name}": text for name, text in texts.items()
+    }
+    assert all((m.tag_keys, m.tags) == (("scorer",), {"scorer": "mine_3"}) for m in Metric.made.values())
+    assert {name.removeprefix("dra_scorer_"): m.values for name, m in Metric.made.items() if m.values} == {
+        "submitted": [3, 2],
+        "tokens": [9],
+        "late": [1],
+        "queue_rows": [2, 0],
+        "queue_bytes": [70, 0],
+        "batch_texts": [4],
+        "embed_seconds": [0.25],
+        **({"restarts": [1]} if restarted else {}),
+    }
+    for name, (_, boundaries) in HISTOGRAMS.items():
+        assert Metric.made[f"dra_scorer_{name}"].boundaries == sorted(set(boundaries)) == boundaries
 
 
 @pytest.fixture

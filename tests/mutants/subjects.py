@@ -35,7 +35,11 @@ SUBJECTS = {
     "rows": Subject(("training/rows.py",), ("rows", "estimator")),
     "metrics": Subject(("training/metrics.py",), ("metrics", "recording")),
     "scorer": Subject(
-        ("scorer",), ("scores", "scorer", "asking", "scorer_pool", "client", "placement", "config", _DEFAULTS)
+        ("scorer",),
+        (
+            *("deadlines", "placement", "client", "scorer_device", "telemetry", "scores", "scorer_pool", "asking"),
+            *("scorer", "config", _DEFAULTS),
+        ),
     ),
     "rewards": Subject(("rewards",), ("rewards", "answers")),
     "record": Subject(("record", "training/recording.py"), ("record", "recording", _DEFAULTS)),

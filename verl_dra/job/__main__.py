@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from verl_dra.job.allocation import Allocation, allocation
-from verl_dra.job.cluster import JobError, say, wait_until_joined
+from verl_dra.job.allocation import Allocation, JobError, allocation
+from verl_dra.job.cluster import say, wait_until_joined
 from verl_dra.job.node import keep_ray
 
 OPEN_FILES = 65536
@@ -20,12 +21,12 @@ OPEN_FILES = 65536
 def main(arguments: Sequence[str]) -> int:
     """Keep Ray on this node until it is told to end, or become a command on the job's cluster."""
     what, folder, *command = arguments
-    job = allocation(Path(folder))
-    _allow_open_files(job.node)
     try:
+        job = allocation(Path(folder))
+        _allow_open_files(job.node)
         return keep_ray(job) if what == "node" else _run(job, command)
     except JobError as error:
-        say(f"{job.node}: {error}")
+        say(f"{os.environ.get('SLURMD_NODENAME') or platform.node()}: {error}")
         return 1
 
 

@@ -9,11 +9,7 @@ import subprocess
 import sys
 import time
 
-from verl_dra.job.allocation import Allocation
-
-
-class JobError(RuntimeError):
-    """The job can't go on."""
+from verl_dra.job.allocation import Allocation, JobError
 
 
 def say(line: str) -> None:

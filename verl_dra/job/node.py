@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from verl_dra.job.allocation import Allocation
-from verl_dra.job.cluster import JobError, head_listens, say, unreachable
+from verl_dra.job.allocation import Allocation, JobError
+from verl_dra.job.cluster import head_listens, say, unreachable
 
 TRIES = 3
 FREE_BYTES = 2**30

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verl_dra.job import overrides as job
+from verl_dra.sweep.folder import SweepError
 
 
 def added(given: Sequence[str], folder: Path, sbatch: Sequence[str]) -> list[str]:
@@ -18,6 +19,9 @@ def added(given: Sequence[str], folder: Path, sbatch: Sequence[str]) -> list[str
         given: the command's.
         folder: the point's.
         sbatch: options of sbatch; nodes and GPUs that they don't name are not added.
+
+    Raises:
+        SweepError: DRA_GPUS is no number.
     """
     nodes, gpus = _asked(sbatch)
     return job.added(given, folder, nodes, gpus or None)
@@ -34,8 +38,10 @@ def _asked(sbatch: Sequence[str]) -> tuple[int | None, int | None]:
         options, _ = parser.parse_known_args(sbatch)
     except argparse.ArgumentError:  # sbatch will say it
         return None, None
-    nodes = int(options.nodes) if re.fullmatch(r"\d+", options.nodes or "") else None
+    nodes = int(options.nodes) if re.fullmatch(r"[0-9]{1,9}", options.nodes or "") else None
     if by_hand := os.environ.get("DRA_GPUS"):
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", by_hand):
+            raise SweepError(f"DRA_GPUS={by_hand!r} is no number of GPUs; set another one, or none")
         return nodes, int(by_hand)
     for resource in (options.gres or "").split(","):
         if re.match(r"gpu(:|$)", resource):
@@ -49,4 +55,4 @@ def _asked(sbatch: Sequence[str]) -> tuple[int | None, int | None]:
 def _number(resource: str) -> int | None:
     """Of `gpu:8`, `gpu:h100:8`, `h100:8` or `8`."""
     number = resource.rpartition(":")[2]
-    return int(number) if number.isdigit() else None
+    return int(number) if re.fullmatch(r"[0-9]{1,9}", number) else None
