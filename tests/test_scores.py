@@ -23,6 +23,7 @@ from verl_dra.scorer.pool import replica_of
 from verl_dra.scorer.scorer import Scorer
 from verl_dra.scorer.scores import StepScores, put_together, step_scores
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Texts = dict[Session, str]
 WORDS = ["add both sides", "draw the graph", "guess and check", "use the lemma", "", "count them all"]
 

@@ -29,6 +29,8 @@ from verl_dra.algorithm import (
 )
 from verl_dra.config.schedule import Schedule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:

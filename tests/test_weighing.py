@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from verl_dra.config import DRAConfig
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.scores import step_scores
 from verl_dra.training.weighing import Weighing
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weighing(group: torch.Tensor, step: int = 1, strength: float = 1.0, **dra: Any) -> Weighing:
