@@ -55,6 +55,13 @@ def no_other_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_clusters_of_nodes_here", set)
 
 
+@pytest.fixture(autouse=True)
+def a_tested_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 is supported, so the tests run on it, and doctor warns of it."""
+    if f"3.{sys.version_info.minor}" not in versions.TESTED_PYTHON:
+        monkeypatch.setattr("platform.python_version", lambda: f"{versions.TESTED_PYTHON[0]}.1")
+
+
 def arguments(folder: Path, *overrides: str) -> list[str]:
     return [
         "+platform=cpu",
