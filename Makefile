@@ -6,24 +6,29 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LOCK ?= locks/cpu.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TORCH := torch==2.13.0
+# On the path or, where that is pyenv's, any 3.12 that it has.
+PINS_PYTHON ?= PYENV_VERSION=3.12 python3.12
+PINS_VENV := build/pins
 UV := uv==0.13.9
 COSMIC_RAY := cosmic-ray==8.7.0
 TRL := trl==1.16.0
 
-.PHONY: env demo test test-slow test-all test-gpu test-trl bench mutants lint types format lock clean
+.PHONY: env demo test test-slow test-all test-pins test-gpu test-trl bench mutants lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
 
-$(READY): locks/cpu.txt pyproject.toml
+$(READY): $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12) and f"Python 3.10 to 3.12 is needed, $(PYTHON) is {sys.version.split()[0]}; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps '$(UV)' "$$(grep ^torch== $(LOCK))"
 	# Compiled once here, or else each of a run's many processes would compile all that it imports.
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r locks/cpu.txt -e .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r $(LOCK) -e .
+	# The CUDA libraries, where that build of torch came.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode "$$(grep ^torch== $(LOCK))"
 	touch $@
 
 demo: $(READY)  ## train a small model with DRA-GRPO on this machine's CPU
@@ -36,6 +41,10 @@ test-slow: $(READY)  ## the tests that start Ray clusters and train with the rea
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 30
 
 test-all: test test-slow
+
+test-pins:  ## the fast tests and one training with the versions that veRL itself names, on the Python of its image
+	$(MAKE) test VENV=$(PINS_VENV) LOCK=locks/pins.txt PYTHON='$(PINS_PYTHON)'
+	$(PINS_VENV)/bin/python -m pytest tests/stack/test_training.py -k 'sync_advantages or recorded_groups'
 
 test-gpu:  ## what only a GPU can show, in the environment of PYTHON, where veRL runs on it
 	$(PYTHON) tests/gpu
@@ -64,9 +73,16 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 lock: $(READY)
-	$(BIN)/uv pip compile locks/cpu.in --config-file locks/uv.toml --override locks/overrides.txt --universal \
-	  --python-version 3.10 --no-emit-package torch --no-emit-package verl-dra --no-header --no-annotate --upgrade \
-	  -o locks/cpu.txt
+	$(call locked,cpu,3.10)
+	$(call locked,pins,3.12)
+
+# $(call locked,NAME,PYTHON): NAME.in becomes NAME.txt, for this Python and later ones. vLLM's CPU build names a torch with
+# a suffix, of which not every index has one.
+define locked
+	grep -o '^torch==[^ ]*' locks/$(1).in | $(BIN)/uv pip compile locks/$(1).in --config-file locks/uv.toml \
+	  --override locks/overrides.txt --override - --universal --python-version $(2) --no-emit-package verl-dra --no-header \
+	  --no-annotate --upgrade -o locks/$(1).txt
+endef
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PINS_VENV)

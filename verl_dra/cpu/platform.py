@@ -1,4 +1,4 @@
-"""Runs veRL 0.9.1 and vLLM 0.28 without a GPU, for tests and demos; only `VERL_PLATFORM=cpu` activates it.
+"""Runs veRL 0.9.1 and vLLM 0.24 or 0.28 without a GPU, for tests and demos; only `VERL_PLATFORM=cpu` activates it.
 
 Importing it does so: where it comes before veRL, veRL's plugins load while this module is half there.
 

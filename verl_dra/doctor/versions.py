@@ -11,18 +11,19 @@ from collections.abc import Iterable, Iterator
 
 from verl_dra.doctor.check import Check, fail, ok, one_line, warn
 
-# What the tests were run with (locks/cpu.txt). Ranges are not stated here: they are the distributions' own metadata.
+# What the tests are run with: veRL 0.9.1's own versions (locks/pins.txt), then newer ones (locks/cpu.txt). Ranges are
+# not stated here: they are the distributions' own metadata.
 TESTED = {
-    "torch": "2.13.0",
-    "vllm": "0.28.0",
-    "ray": "2.60.0",
-    "verl": "0.9.1",
-    "TransferQueue": "0.1.11",
-    "transformers": "5.10.4",
-    "sentence-transformers": "6.2.0",
-    "hydra-core": "1.3.8",
+    "torch": ("2.11.0", "2.13.0"),
+    "vllm": ("0.24.0", "0.28.0"),
+    "ray": ("2.60.0", "2.60.0"),
+    "verl": ("0.9.1", "0.9.1"),
+    "TransferQueue": ("0.1.11", "0.1.11"),
+    "transformers": ("5.9.0", "5.10.4"),
+    "sentence-transformers": ("6.2.0", "6.2.0"),
+    "hydra-core": ("1.3.8", "1.3.8"),
 }
-TESTED_PYTHON = "3.11"
+TESTED_PYTHON = ("3.12", "3.11")
 _OURS = "verl_dra"
 _INSTALL = "pip install 'verl_dra[train]'"
 _GROUP, _PLUGIN = "verl.plugins", "verl_dra.plugin"
@@ -40,9 +41,10 @@ def versions(needed: Iterable[str] = TESTED) -> Iterator[Check]:
         asked = ""
     python = platform.python_version()
     if not SpecifierSet(asked).contains(python, prereleases=True):
-        yield fail("python", f"{python}, outside {asked}", f"use Python {TESTED_PYTHON}")
-    elif not python.startswith(f"{TESTED_PYTHON}."):
-        yield warn("python", f"{python}; tested is {TESTED_PYTHON}", f"if a run fails, try Python {TESTED_PYTHON}")
+        yield fail("python", f"{python}, outside {asked}", f"use Python {TESTED_PYTHON[0]}")
+    elif python.rpartition(".")[0] not in TESTED_PYTHON:
+        fix = f"if a run fails, try Python {TESTED_PYTHON[0]}"
+        yield warn("python", f"{python}; tested are {' and '.join(TESTED_PYTHON)}", fix)
     else:
         yield ok("python", python)
 
@@ -56,13 +58,14 @@ def versions(needed: Iterable[str] = TESTED) -> Iterator[Check]:
             yield _absent(name, pins)
             continue
         public = Version(found).public
-        known = [version for version in (tested, pins.get(key, "").removeprefix("==")) if version]
+        own = pins.get(key, "").removeprefix("==")
+        known = list(dict.fromkeys(version for version in (own, *tested) if version))
         if not SpecifierSet(asked).contains(public, prereleases=True):
             yield fail(name, f"{found}, outside {asked}", f"pip install '{name}{asked}'")
         elif not SpecifierSet(wanted.get(key, "")).contains(public, prereleases=True):
             yield warn(name, f"{found}; veRL asks for {wanted[key]}", f"pip install '{name}{wanted[key]}'")
         elif public not in known:
-            fix = f"if a run fails, pip install '{name}=={tested}'"
+            fix = f"if a run fails, pip install '{name}=={known[0]}'"
             yield warn(name, f"{found}, not tested; known are {' and '.join(known)}", fix)
         else:
             yield ok(name, found)
