@@ -140,8 +140,8 @@ def test_how_far_the_checking_is_is_said_every_ten_seconds(
         return SimpleNamespace(trainer=SimpleNamespace(default_local_dir=f"{clock}")), Path(f"{clock}")
 
     monkeypatch.setattr("verl_dra.sweep.checks.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr("verl_dra.main.composed", composed)
-    monkeypatch.setattr("verl_dra.main.check", lambda config: None)
+    monkeypatch.setattr("verl_dra.config.compose.composed", composed)
+    monkeypatch.setattr("verl_dra.config.compose.check", lambda config: None)
     monkeypatch.setattr("verl_dra.doctor.fast.file_checks", lambda config, elsewhere: [])
     check_all([], [[f"a={number}"] for number in range(8)], tmp_path, [])
     assert capsys.readouterr().err.splitlines() == [
