@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import ActorUnavailableError
 
 HERE = Path(__file__).parent
 
@@ -40,7 +41,8 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
 
 
 def process_of(scorer: Any) -> int:
-    """The process of a scorer that may be about to end, or to start again: Ray repeats `encoder`, and `ready` not."""
-    ray.get(scorer.encoder.remote())
-    pid: int = ray.get(scorer.ready.remote())
-    return pid
+    """The process of a scorer that may be about to end, or be starting again, where Ray does not repeat the question."""
+    while True:
+        with suppress(ActorUnavailableError):
+            pid: int = ray.get(scorer.ready.remote())
+            return pid
