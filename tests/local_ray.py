@@ -41,7 +41,7 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
 
 
 def process_of(scorer: Any) -> int:
-    """The process of a scorer that may be about to end, or be starting again, where Ray does not repeat the question."""
+    """The process of a scorer that may be about to end, or be starting again, where Ray does not ask anew by itself."""
     while True:
         with suppress(ActorUnavailableError):
             pid: int = ray.get(scorer.ready.remote())
