@@ -45,6 +45,7 @@ from verl_dra.training.summary import Summary
             "step:0 - val-core/a/acc/mean@4:np.float64(0.63281) - val-core/a/acc/best@4/mean:np.float64(0.9)",
             "step 0: val-core/a/acc/mean@4 0.6328",
         ),
+        ("step:2 - dra/smi/mean:1.25 - dra/cosine/p10:0.5 - dra/cosine/within/p90:0.9", "step 2: dra/smi/mean 1.25"),
         ("(pid=3) UserWarning: megatron engine is not available", None),
         ("", None),
     ],

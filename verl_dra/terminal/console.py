@@ -32,7 +32,7 @@ _VALUE = re.compile(
     r"(?: - |$)",
     re.IGNORECASE,
 )
-_SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/.*|timing_s/(dra_wait|step))$")
+_SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/(?!cosine/).*|timing_s/(dra_wait|step))$")
 
 
 def say(text: str) -> None:

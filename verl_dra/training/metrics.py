@@ -47,15 +47,11 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
     negative = correct & (step.advantage < 0)
     events = came.events
     inside = torch.ones_like(step.scored) if step.inside is None else step.inside
-    metrics = {
-        "dra/strength": step.strength,
-        "dra/adjusted_frac": inside.float().mean().item() if step.strength else 0.0,
-    }
+    metrics: dict[str, float] = {}
     if bool((scores.scored & inside).any()):
         metrics["dra/smi/mean"] = scores.smi[scores.scored & inside].mean().item()
     if bool(scores.scored.any()):
         metrics |= {
-            **_cosines(scores),
             "dra/effective_paths": scores.effective_paths.nanmean().item(),
             "dra/duplicates_frac": scores.duplicate[scores.scored].float().mean().item(),
         }
@@ -63,6 +59,8 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
         weights = step.weights[step.scored]
         metrics |= {"dra/weight/mean": weights.mean().item(), "dra/weight/min": weights.min().item()}
     metrics |= {
+        "dra/strength": step.strength,
+        "dra/adjusted_frac": inside.float().mean().item() if step.strength else 0.0,
         "dra/correct_negative_adv_frac": negative.sum().item() / max(int(correct.sum()), 1),
         "dra/zero_std_frac/raw": _equal_groups(step.raw, step.rows.group),
         "dra/zero_std_frac/adjusted": _equal_groups(step.adjusted, step.rows.group),
@@ -82,7 +80,7 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
         "dra/cached_frac": came.cached / len(step.smi),
         "dra/scorers/backlog_bytes": float(came.backlog_bytes),
     }
-    return metrics
+    return metrics | (_cosines(scores) if bool(scores.scored.any()) else {})
 
 
 def _cosines(scores: StepScores) -> dict[str, float]:
