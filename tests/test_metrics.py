@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 
 from verl_dra.algorithm import CosinePairs
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
 from verl_dra.scorer.scores import StepScores
 from verl_dra.training.estimator import Step
-from verl_dra.training.metrics import COUNTS, record_metrics, step_metrics
+from verl_dra.training.metrics import COUNTS, filter_metrics, record_metrics, step_metrics
 from verl_dra.training.rows import Rows
 
 # Uid, raw reward, adjusted reward, advantage, SMI, weight, whether it has a near-equal sibling: groups that teach
@@ -182,3 +183,10 @@ def test_cosines_of_one_kind_alone_have_no_quantiles_of_the_other() -> None:
         assert f"dra/cosine/{absent}/p50" not in metrics
     none = CosinePairs(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
     assert not [name for name in step_metrics(step, replace(scores, pairs=none), came) if "cosine" in name]
+
+
+def test_groups_that_a_filter_took_count_where_they_are_right() -> None:
+    assert filter_metrics({DAPO_FILTERED_REWARD_COUNTS_KEY: {1.0: 3, 0.5: 1, 0.0: 5, -1.0: 2}}) == {
+        "dra/filtered_groups": 4
+    }
+    assert filter_metrics({"critic/score/mean": 1.0}) == {"dra/filtered_groups": 0}

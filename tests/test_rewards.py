@@ -103,6 +103,8 @@ def test_cosine_stays_in_its_bounds_and_comes_round(right: bool, characters: int
         ("3", r"\boxed{2 + 1 = 3}", True),  # of an equation the last side counts where the gold answer is none
         ("x^2 + y^2 = 1", r"\boxed{1}", False),  # and not the other way round
         ("1 < x < 2", r"\boxed{(1, 2)}", True),
+        ("5", "The answer is 3. Wait, the answer is 5.", True),
+        ("3", "The answer is 3. Wait, the answer is 5.", False),
     ],
 )
 def test_answers_by_hand(gold: str, text: str, right: bool) -> None:
