@@ -168,6 +168,15 @@ def test_what_is_said_last_is_the_answer() -> None:
     assert [check(gold, said).right for gold in ("5", "3")] == [True, False]
 
 
+def test_a_box_that_lacks_its_last_brace_is_read() -> None:
+    assert check(r"\frac{1}{2}", r"so $\boxed{\frac{1}{2}$ it is").right
+
+
+def test_small_numbers_have_five_digits() -> None:
+    assert check("6.7001e-11", r"\boxed{6.7001e-11}").right
+    assert not check("6.7001e-11", r"\boxed{6.7002e-11}").right
+
+
 def test_a_check_has_the_same_limit_for_rewards_and_evaluations() -> None:
     limits = [inspect.signature(function).parameters["timeout_s"].default for function in (check, compute_score)]
     assert limits == [5.0, 5.0]
