@@ -99,7 +99,7 @@ def compute_dra_advantage(
             "the estimator 'dra' needs verl_dra's trainer: start the run by `verl-dra train` or "
             "`python -m verl_dra.main`, not by verl.trainer.main_ppo"
         )
-    real = [step.rows.final[at] for at in step.rows.real]
+    real = step.rows.real_final
     uids, mask = index[real], response_mask[real]
     first = torch.arange(len(real)), mask.argmax(dim=1)
     of_real, returns_of_real = _base(step, _adjusted(step, token_level_rewards[real], mask), mask, uids, config)

@@ -61,8 +61,8 @@ def fetched_groups(
         if name.uid in places:
             places[name.uid].append(place)
     order = [place for of_group in places.values() for place in of_group]
-    rows = [step.rows.final[step.rows.real[place]] for place in order]
-    data = fetch_columns(batch, rows, ["prompts", "responses", "reward_model"])
+    final = step.rows.real_final
+    data = fetch_columns(batch, [final[place] for place in order], ["prompts", "responses", "reward_model"])
     fetched = {place: at for at, place in enumerate(order)}
     prompts, responses = list(data["prompts"].unbind()), list(data["responses"].unbind())
     reward_models = data.pop("reward_model", None)

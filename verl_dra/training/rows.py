@@ -26,6 +26,11 @@ class Rows:
     """[n] names of those."""
 
     @property
+    def real_final(self) -> list[int]:
+        """[n] row of each of those sessions' final output."""
+        return [self.final[at] for at in self.real]
+
+    @property
     def group(self) -> Tensor:
         """[n] int64: a number for each of those sessions' uid."""
         return torch.from_numpy(np.unique([name.uid for name in self.names], return_inverse=True)[1].reshape(-1))

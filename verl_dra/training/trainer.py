@@ -253,7 +253,7 @@ class DRATrainerMixin(PPOTrainer):
 
     def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
         """What gives texts of sessions of `batch`; other threads may fetch of it meanwhile."""
-        row = {name: rows.final[at] for at, name in zip(rows.real, rows.names, strict=True)}
+        row = dict(zip(rows.names, rows.real_final, strict=True))
 
         def texts_of(sessions: Sequence[Session]) -> Mapping[Session, str]:
             data = fetch_columns(batch, [row[session] for session in sessions], ["responses"])
@@ -284,14 +284,13 @@ def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int
 
 def _rewards(batch: Any, rows: Rows) -> Tensor:
     """[n] float32: what the reward manager gave each session's final output."""
-    data = fetch_columns(batch, [rows.final[at] for at in rows.real], ["rm_scores"])
+    data = fetch_columns(batch, rows.real_final, ["rm_scores"])
     return torch.stack([scores.float().sum() for scores in data["rm_scores"].unbind()])
 
 
 def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
     """[n] float32: mean log-probability of the response tokens of each session's final output."""
-    final = [rows.final[at] for at in rows.real]
-    data = fetch_columns(batch, final, ["old_log_probs", "response_mask"])
+    data = fetch_columns(batch, rows.real_final, ["old_log_probs", "response_mask"])
     pairs = zip(data["old_log_probs"].unbind(), data["response_mask"].unbind(), strict=True)
     means = torch.stack([log_probs[mask.bool()].float().mean() for log_probs, mask in pairs])
     # A response without tokens has no mean; it counts as the rarest, as elsewhere it counts as unique.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Weighing:
             scored: [n] bool; 0 elsewhere.
             dimensions: of the vectors.
         """
-        group = gated(self.group, self.inside)
+        group = self._gated
         if self.dra.spread_floor:
             smi = level_small_spreads(smi, group, self.dra.spread_floor)
         if self.dra.smi == "shuffled":
@@ -70,7 +71,7 @@ class Weighing:
         """
         if not self.strength:
             return torch.ones_like(smi)
-        group = gated(self.group, self.inside)
+        group = self._gated
         if self.dra.weight == "unlikeliness":
             assert log_probs is not None
             weights = unlikeliness_weights(log_probs, group)
@@ -82,6 +83,11 @@ class Weighing:
         filled = torch.ones_like(weights)
         filled[self.inside] = fill_unscored(weights[self.inside], scored[self.inside])
         return filled
+
+    @cached_property
+    def _gated(self) -> Tensor:
+        """[n] group ids in which those outside the gate are alone."""
+        return gated(self.group, self.inside)
 
     def _draws(self) -> Tensor:
         """[n] int64 random numbers that follow from step, uid and session alone, not from the order of rows."""
