@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import with_copies
 
 import verl_dra
 from verl_dra import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi, log_det_smi
@@ -35,13 +36,7 @@ def ragged_batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     group = rng.permutation(np.repeat(ids, sizes))
     vectors = rng.normal(size=(len(group), draw(st.sampled_from([1, 2, 16, 96]))))
-    kind = rng.random(len(group))
-    base = vectors[0].copy()
-    vectors[kind < 0.3] = base
-    vectors[(kind > 0.3) & (kind < 0.35)] = -base
-    vectors[(kind > 0.35) & (kind < 0.4)] = 0
-    vectors *= 10.0 ** rng.uniform(-3, 3, size=(len(group), 1))
-    return torch.from_numpy(vectors).float(), torch.from_numpy(group)
+    return torch.from_numpy(with_copies(vectors, rng)).float(), torch.from_numpy(group)
 
 
 @pytest.mark.parametrize("device", DEVICES)

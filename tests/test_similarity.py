@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import with_copies
 
 from verl_dra.algorithm import (
     adjust_rewards,
@@ -40,13 +41,7 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, np.random.Gene
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     group = rng.permutation(np.repeat(ids, sizes))
     vectors = rng.normal(size=(len(group), draw(st.sampled_from([2, 16, 48])))) + 0.3
-    kind = rng.random(len(group))
-    base = vectors[0].copy()
-    vectors[kind < 0.3] = base
-    vectors[(kind > 0.3) & (kind < 0.35)] = -base
-    vectors[(kind > 0.35) & (kind < 0.4)] = 0
-    vectors *= 10.0 ** rng.uniform(-3, 3, size=(len(group), 1))
-    return torch.from_numpy(vectors), torch.from_numpy(group), rng
+    return torch.from_numpy(with_copies(vectors, rng)), torch.from_numpy(group), rng
 
 
 @settings(max_examples=40)
