@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+EXAMPLES = ROOT / "recipes" / "examples"
 N = 4
 
 
@@ -53,10 +54,15 @@ def encoder() -> Any:
 
 
 def train(
-    toy_folder: Path, tmp_path: Path, overrides: Sequence[str], of_the_free: float = 0, **environment: str
+    toy_folder: Path,
+    tmp_path: Path,
+    overrides: Sequence[str],
+    of_the_free: float = 0,
+    example: str | None = None,
+    **environment: str,
 ) -> Run:
     """A training, which must book what verl_dra.job.cpus says that a run needs, and of the CPUs that are free then as
-    many as `of_the_free`."""
+    many as `of_the_free`; of a config of recipes/examples, or the default one."""
     dump = tmp_path / "dump"
     dump.mkdir()
     log = tmp_path / "log.txt"
@@ -64,6 +70,7 @@ def train(
         [
             "python",
             str(HERE / "train_and_dump.py"),
+            *(["--config-dir", str(EXAMPLES), "--config-name", example] if example else []),
             "+platform=cpu",
             f"hydra.run.dir={tmp_path}/hydra",
             f"data.train_files={toy_folder}/train.parquet",
@@ -336,6 +343,7 @@ def test_a_scorer_that_dies_in_mid_step_changes_no_advantage(toy_folder: Path, t
         toy_folder,
         tmp_path,
         ["trainer.total_training_steps=4"],
+        example="lora",
         KILL="1:pending:kill,2:sampled:signal,3:pending:signal",
     )
     assert len(run.steps) == 4
