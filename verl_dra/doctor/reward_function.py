@@ -45,21 +45,17 @@ def reward_function(config: DictConfig, elsewhere: bool) -> Iterator[Check]:
 
 
 def reward_manager(config: DictConfig) -> Iterator[Check]:
-    """That the base reward manager is there, which the file of a reward function may register."""
+    """Nothing, unless the base reward manager is one that the reward function must register."""
     from verl_dra.config.reward_managers import base_reward_manager
 
-    name = select(config, "dra.base_reward_manager")
-    if name is None:
-        yield skip(_MANAGER, "needs a configuration that is not refused")
+    name, path = select(config, "dra.base_reward_manager"), select(config, f"{_KEY}.path")
+    if name is None or not path or ":" in str(name):
         return
     try:
         base_reward_manager(str(name))
     except ValueError:
-        found = f"dra.base_reward_manager={name} is none that veRL has registered"
-        fix = f"see that {select(config, f'{_KEY}.path')}, or what it imports, registers it"
-        yield warn(_MANAGER, found, fix)
-    else:
-        yield ok(_MANAGER, str(name))
+        found = f"dra.base_reward_manager={name} is none of veRL's own"
+        yield warn(_MANAGER, found, f"see that {path}, or what it imports, registers it")
 
 
 def _defines(file: Path, function: str, called: str) -> Check:

@@ -213,7 +213,7 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
 def _compare(options: argparse.Namespace, check: Check) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     there = [_read(path, options.recheck) for path in options.compare]
-    options.k = _ks(options, [sample for of in there for sample in of.samples])
+    options.k = _ks(options, *(of.samples for of in there))
     pairs = paired(there[0].samples, there[1].samples)
     encoder = _encoder(options)
     found = {}
@@ -288,12 +288,13 @@ def _generated(
     return samples, {**asdict(sampling), "engine": options.engine}
 
 
-def _ks(options: argparse.Namespace, samples: Sequence[Sample]) -> list[int]:
+def _ks(options: argparse.Namespace, *files: Sequence[Sample]) -> list[int]:
     """The k that were asked for, or those of the default for which every problem has samples; says which are not."""
     if options.k:
-        check_samples(samples, options.k)
+        for samples in files:
+            check_samples(samples, options.k)
         return list(options.k)
-    fewest = fewest_samples(samples)
+    fewest = min(map(fewest_samples, files))
     kept = [k for k in _K if k <= fewest]
     if left_out := [k for k in _K if k > fewest]:
         names = " and ".join(f"pass@{k} and maj@{k}" for k in left_out)
