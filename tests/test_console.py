@@ -113,6 +113,12 @@ def test_the_table_has_its_head_now_and_then_and_says_how_far_it_is() -> None:
     assert {len(line) for line in (*rows, lines[1])} == {76}
 
 
+def test_the_number_of_steps_is_known_before_the_time_that_is_left() -> None:
+    progress = Progress()
+    assert progress.shown("Training Progress:   0%|          | 0/20 [00:00<?, ?it/s]") is None
+    assert str(progress.shown("step:1 - critic/score/mean:1.0")).splitlines()[-1].split()[::7] == ["1/20", "-"]
+
+
 def test_the_validation_of_a_step_stands_below_its_row() -> None:
     shown = Progress().shown("step:2 - critic/score/mean:0.5 - val-core/a/acc/mean@4:0.75")
     assert str(shown).splitlines()[-2:] == [

@@ -28,13 +28,14 @@ from verl.plugin.platform import platform_manager
 
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
+from verl_dra.config.compose import check
 from verl_dra.config.compose import composed as compose
 from verl_dra.cpu.platform import CPUPlatform
 from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
 from verl_dra.doctor.check import Check, guarded, report
 from verl_dra.doctor.group_filter import group_filter
 from verl_dra.doctor.run_config import cluster_address
-from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding import EmbeddingConfig, build_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 Alter = Callable[..., DictConfig]
@@ -1161,6 +1162,17 @@ def test_a_reward_manager_that_only_the_reward_function_can_register_is_told(
         f"reward manager: dra.base_reward_manager=own is none of veRL's own; see that {folder}/rewards.py, or what it "
         "imports, registers it"
     )
+
+
+@pytest.mark.usefixtures("cpu_platform")
+def test_the_checks_of_a_good_run_say_nothing(
+    configured: Alter, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """That there is no critic, that all is well, and how far the weights of the encoder are."""
+    check(configured("dra.embedding.dtype=float32"))
+    build_encoder(EmbeddingConfig(dtype="float32"))
+    assert capfd.readouterr() == ("", "")
+    assert not [warning for warning in recwarn if "critic" in str(warning.message)]
 
 
 def test_on_a_cpu_no_gpus_are_said_to_be_there(configured: Alter) -> None:

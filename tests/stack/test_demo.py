@@ -56,7 +56,7 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
     ):
         assert expected in shown
     told, *rows = re.findall(r"^(?:with DRA|without DRA|) +(?:accuracy|\d\.\d\d -> ).*$", shown, re.MULTILINE)
-    assert told.split() == "accuracy ways to a right answer effective paths".split()
+    assert told.split() == ["accuracy", "ways", "to", "a", "right", "answer", "effective", "paths"]
     (accuracy, _), (ways, _), (paths, _) = (
         (float(before), float(after)) for before, after in re.findall(r"([\d.]+) -> ([\d.]+)", rows[0])
     )

@@ -81,10 +81,14 @@ def check(config: DictConfig) -> DRAConfig:
         # That there is no critic, which a group's estimator needs none of.
         warnings.filterwarnings("ignore", "Disabled critic", UserWarning)
         critic = need_critic(config)
+    said = io.StringIO()
     try:
-        validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=critic)
+        with redirect_stdout(said):
+            validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=critic)
     except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
         raise ConfigError(f"veRL refuses it: {error}") from error
+    # Its notices are of use, and that all is well is not.
+    sys.stdout.writelines(line for line in said.getvalue().splitlines(keepends=True) if "checks passed" not in line)
     return dra
 
 

@@ -21,7 +21,9 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _BAR = "Training Progress:"
-_STEPS_AND_LEFT = re.compile(rf"^{_BAR}[^|]{{0,20}}\|[^|]{{0,400}}\| \d+/(\d{{1,12}}) \[[\d:]{{1,20}}<([\d:]{{1,20}})")
+_STEPS_AND_LEFT = re.compile(
+    rf"^{_BAR}[^|]{{0,20}}\|[^|]{{0,400}}\| \d+/(\d{{1,12}}) \[[\d:]{{1,20}}<([\d:]{{1,20}}|\?)"
+)
 _VALIDATION = re.compile(r"^val-core/(.*/mean@\d+)$")
 # veRL's (0.9.1) and Ray's lines that end a stage, and what comes next.
 _STAGES = tuple(
@@ -78,7 +80,7 @@ class Progress:
         line = _plain(line)
         if line.startswith(_BAR):
             if bar := _STEPS_AND_LEFT.match(line):
-                self._steps, self._left = bar[1], bar[2]
+                self._steps, self._left = bar[1], bar[2].replace("?", "")
             return None
         if stage := _stage(line):
             number, text = stage
