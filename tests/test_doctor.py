@@ -934,7 +934,7 @@ def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypat
     [
         (["no_such_key=1"], "Could not override 'no_such_key'"),
         (["--config-dir", "/nowhere", "--config-name", "x"], "'/nowhere' not found"),
-        (["dra.smi=a,b"], "Ambiguous value"),
+        (["dra.smi=graph_cut,log_det"], "Ambiguous value"),
     ],
 )
 def test_what_hydra_refuses_is_a_failed_check(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
