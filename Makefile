@@ -31,8 +31,8 @@ $(READY): $(LOCK) pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode "$$(grep ^torch== $(LOCK))"
 	touch $@
 
-demo: $(READY)  ## train a small model with DRA-GRPO on this machine's CPU
-	$(BIN)/python recipes/tiny_paths/demo.py
+demo: $(READY)  ## train a small model with DRA and without on this machine's CPU; ARGS='dra.smi=log_det' sets keys
+	$(BIN)/python recipes/tiny_paths/demo.py $(ARGS)
 
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 10

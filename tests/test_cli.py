@@ -29,9 +29,13 @@ print(json.dumps(found))
 
 
 def test_help_imports_nothing_that_takes_its_time() -> None:
-    asked = [["--help"], *([command, "--help"] for command in COMMANDS if command not in NEEDS_TORCH)]
+    asked = [
+        ["--help"],
+        ["train", "--help"],
+        *([command, "--help"] for command in COMMANDS if command not in NEEDS_TORCH),
+    ]
     command = [sys.executable, "-c", SHOW_HELP, json.dumps(asked), json.dumps(HEAVY)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert {arguments: modules for arguments, (modules, _) in found.items() if modules} == {}
     assert all(command in found["--help"][1] for command in COMMANDS)
-    assert all("options:" in text and len(text) > 300 for _, text in found.values())
+    assert all("ptions" in text and len(text) > 300 for _, text in found.values())

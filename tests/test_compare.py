@@ -88,6 +88,7 @@ def test_pairs_tell_what_two_intervals_can_not(tmp_path: Path) -> None:
         (["--compare", "a", "b", "--generations", "g"], 2, "goes without --model and --generations"),
         (["--compare", "a.jsonl", "none.jsonl"], 1, "there is no file none.jsonl"),
         (["--compare", "a.jsonl", "c.jsonl", "--k", "1"], 1, "no problem in common"),
+        (["--compare", "a.jsonl", "b.jsonl", "--k", "1", "4"], 1, "k=4: problem 0 of aime24 has 2 samples"),
         (["--compare", "a.jsonl", "b.jsonl", "--k", "8"], 1, "k=8: problem 0 of aime24 has 2 samples"),
     ],
 )

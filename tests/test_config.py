@@ -7,6 +7,7 @@ import copy
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -195,7 +196,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         (["dra.base_reward_manager=pkg://verl_dra.training.text:M"], r"dra.base_reward_manager: .*M' is neither"),
         (["dra.base_reward_manager=no/such.py:Manager"], r"dra.base_reward_manager: 'no/such.py:Manager' is neither"),
         (["dra.embedding.long_text=middle"], "long_text must be one of chunk, head, tail, not 'middle'"),
-        (["dra.embedding.dtype=int8"], "dtype must be auto, float32, bfloat16 or float16, not 'int8'"),
+        (["dra.embedding.dtype=int8"], "dtype must be one of auto, float32, bfloat16, float16, not 'int8'"),
         (["dra.embedding.batch_tokens=0"], "batch_tokens must be at least 1, not 0"),
         (["dra.embedding.max_seq_length=4"], "max_seq_length must be at least 8, not 4"),
         (["dra.embedding.model=/no/such/folder"], "there is no folder '/no/such/folder'; give a folder, a hub name"),
@@ -234,7 +235,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
             [f"reward.reward_model.{key}" for key in ("enable=True", "enable_resource_pool=True", "rollout.name=vllm")],
             "enable_resource_pool=True needs a reward.custom_reward_function that asks the model",
         ),
-        (["trainer.device=cpu"], r"both the environment variable VERL_PLATFORM=cpu and .*\+platform=cpu"),
+        (["trainer.device=cpu"], r"trainer.device=cpu alone can't train; add \+platform=cpu"),
     ],
 )
 def test_what_cannot_train_is_refused_with_the_fix(prepared: Any, overrides: list[str], says: str) -> None:
@@ -297,15 +298,16 @@ def test_the_threshold_of_clusters_arrives(prepared: Any) -> None:
 
 
 @pytest.mark.parametrize("variable", ["cpu", " CPU\n"])
-def test_a_run_without_a_gpu_needs_the_variable_and_the_override(
+def test_the_platform_of_a_process_and_of_its_run_are_one(
     prepared: Any, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    with pytest.raises(ConfigError, match="are needed; only the override is set"):
-        prepared("trainer.device=cpu")
     monkeypatch.setenv("VERL_PLATFORM", variable)
-    with pytest.raises(ConfigError, match="are needed; only the variable is set"):
+    with pytest.raises(ConfigError, match=r"VERL_PLATFORM=cpu is set and the run is one for GPUs; add \+platform=cpu"):
         prepared()
     assert prepared("trainer.device=cpu")[1].enabled
+    monkeypatch.setenv("VERL_PLATFORM", "nvidia")
+    with pytest.raises(ConfigError, match="VERL_PLATFORM=nvidia contradict each other; unset VERL_PLATFORM"):
+        prepared("trainer.device=cpu")
 
 
 def test_a_platform_that_hydra_took_for_a_plain_key_is_refused(foreign_folder: Path) -> None:
@@ -431,6 +433,43 @@ def test_preparing_again_changes_nothing(prepared: Any) -> None:
 def test_a_reward_function_may_register_the_base_manager_later(prepared: Any) -> None:
     _, dra = prepared("dra.base_reward_manager=registered_there", "reward.custom_reward_function.path=some/file.py")
     assert dra.base_reward_manager == "registered_there"
+
+
+@pytest.mark.parametrize(
+    ("source", "may"),
+    [
+        ("def compute_score(): ...\n", False),
+        ("import re, torch\nfrom verl.utils import x\ndef compute_score(): return 'dapo'\n", False),
+        ("@register('its_own')\nclass Manager: ...\n", True),
+        ("from my_managers import Manager\n", True),
+        ("from . import managers\n", True),
+        ("def compute_score(:\n", True),  # what reads the file says so
+    ],
+)
+def test_a_misspelt_base_manager_is_refused_where_the_reward_function_can_t_register_it(
+    prepared: Any, tmp_path: Path, source: str, may: bool
+) -> None:
+    (tmp_path / "reward.py").write_text(source)
+    settings = ("dra.base_reward_manager=its_own", f"reward.custom_reward_function.path={tmp_path}/reward.py")
+    if may:
+        assert prepared(*settings)[1].base_reward_manager == "its_own"
+    else:
+        with pytest.raises(ConfigError, match="'its_own' is neither a registered reward manager"):
+            prepared(*settings)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("dra.smi=graphcut", "did you mean graph_cut"),
+        ("dra.among=corect", "dra.among must be all or correct, not 'corect'; did you mean correct"),
+        ("dra.base_estimator=rlo", "did you mean rloo"),
+        ("dra.embedding.encoder=sentence_transformer", "did you mean sentence_transformers"),
+    ],
+)
+def test_a_misspelt_word_is_refused_with_the_one_that_was_meant(prepared: Any, word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{re.escape(meant)}[?]?$"):
+        prepared(word)
 
 
 def test_disabled_leaves_verls_own_run(prepared: Any) -> None:

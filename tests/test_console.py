@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from verl_dra.main import main
 from verl_dra.terminal import console
 from verl_dra.terminal.console import Copying, shown_line
+from verl_dra.terminal.progress import Progress
 from verl_dra.training.summary import Summary
 
 
@@ -34,23 +35,36 @@ from verl_dra.training.summary import Summary
             "Training Progress:  67%|6 | 2/3",
         ),
         (
-            "(R pid=7) step:2 - actor/lr:0.1 - critic/score/mean:0.51234 - dra/smi/mean:1.25 - dra/fallbacks:0.0 - x:1",
-            "step 2: critic/score/mean 0.5123, dra/smi/mean 1.25",
+            "(R pid=7) step:2 - actor/lr:0.1 - critic/score/mean:0.51234 - dra/effective_paths:2.25 - "
+            "dra/duplicates_frac:0.484 - dra/correct_negative_adv_frac:0.0 - timing_s/step:5.93 - "
+            "timing_s/dra_wait:1.131e-05 - dra/fallbacks:0.0",
+            "    2    0.512        2.25        48 %          0 %   5.9 s    0 ms        -",
         ),
         (
-            "step:2 - critic/score/mean:0.0 - timing_s/step:0 - val-core/a/acc/mean@4:0.0 - dra/late_rows:0",
-            "step 2: critic/score/mean 0, timing_s/step 0, val-core/a/acc/mean@4 0",
+            "step:2 - critic/score/mean:0.0 - timing_s/step:125.2",
+            "    2    0.000           -           -            -   125 s       -        -",
         ),
         (
             "step:0 - val-core/a/acc/mean@4:np.float64(0.63281) - val-core/a/acc/best@4/mean:np.float64(0.9)",
-            "step 0: val-core/a/acc/mean@4 0.6328",
+            "verl-dra: validation at step 0: a/acc/mean@4 0.633",
         ),
-        ("step:2 - dra/smi/mean:1.25 - dra/cosine/p10:0.5 - dra/cosine/within/p90:0.9", "step 2: dra/smi/mean 1.25"),
+        (
+            "step:2 - dra/effective_paths:1.25 - dra/fallbacks:2.0 - dra/late_rows:1 - dra/skipped_rows:256",
+            "    2        -        1.25           -            -       -       -        -  "
+            "dra/fallbacks 2, dra/late_rows 1",
+        ),
+        ("step:2 - dra/cosine/p10:0.5 - actor/lr:0.1", None),
+        ("2026-11-27 INFO worker.py:2038 -- Started a local Ray instance.", "verl-dra: Ray runs; starting the trainer"),
+        (
+            "(R pid=7) INFO:2026-11-27:train and validate dataloader initialized, train dataset size: 349, val dataset "
+            "size: 64",
+            "verl-dra: data are read, 349 prompts and 64 of validation; loading the model",
+        ),
         ("(pid=3) UserWarning: megatron engine is not available", None),
         ("", None),
     ],
 )
-def test_progress_metrics_and_our_own_lines_are_shown(line: str, shown: str | None) -> None:
+def test_the_start_a_row_a_step_and_our_own_lines_are_shown(line: str, shown: str | None) -> None:
     assert shown_line(line) == shown
 
 
@@ -62,17 +76,67 @@ def test_progress_metrics_and_our_own_lines_are_shown(line: str, shown: str | No
         ("step:3 - phase two: warm - up", None),
         (
             "step:3 - val-core/AIME - 2024/acc/mean@8:0.5 - val-core/a: b:c/acc/mean@4:np.float64(0.25) - x:1",
-            "step 3: val-core/AIME - 2024/acc/mean@8 0.5, val-core/a: b:c/acc/mean@4 0.25",
+            "verl-dra: validation at step 3: AIME - 2024/acc/mean@8 0.500, a: b:c/acc/mean@4 0.250",
         ),
         (
-            "step:3 - critic/score/mean:nan - dra/smi/mean:-inf - dra/x:Fraction(1, 2) - dra/y:1e-07 - dra/z:True",
-            "step 3: critic/score/mean nan, dra/smi/mean -inf, dra/x Fraction(1, 2), dra/y 1e-07, dra/z True",
+            "step:3 - critic/score/mean:nan - dra/effective_paths:-inf - dra/duplicates_frac:Fraction(1, 2) - "
+            "timing_s/step:1e-07 - dra/z:True",
+            "    3      nan        -inf  Fraction(1, 2)            -    0 ms       -        -",
+        ),
+        (
+            "step:3 - critic/score/mean:-12345.6",
+            "    3  -1.235e+04           -           -            -       -       -        -",
         ),
         ("verl-dra: of a file with carriage returns\r", "verl-dra: of a file with carriage returns"),
     ],
 )
 def test_names_and_values_can_be_anything(line: str, shown: str | None) -> None:
     assert shown_line(line) == shown
+
+
+BAR = "Training Progress:   7%|▋         | {}/30 [00:06<02:54,  6.00s/it]"
+
+
+def test_the_table_has_its_head_now_and_then_and_says_how_far_it_is() -> None:
+    progress = Progress(8)
+    lines = []
+    for step in range(1, 23):
+        assert progress.shown(BAR.format(step)) is None
+        lines += str(progress.shown(f"step:{step} - critic/score/mean:{step % 2}.0 - timing_s/step:6")).splitlines()
+    assert lines[0].startswith("verl-dra: pushed down: right answers whose advantage is below 0; wait: ")
+    heads = [at for at, line in enumerate(lines) if "paths of 8" in line]
+    assert heads == [1, 22]
+    assert lines[1] == " step   reward  paths of 8  duplicates  pushed down    time    wait     left"
+    assert lines[2] == " 1/30    1.000           -           -            -   6.0 s       -    02:54"
+    rows = [line for line in lines if "/30" in line]
+    assert len(rows) == 22
+    assert {len(line) for line in (*rows, lines[1])} == {76}
+
+
+def test_the_number_of_steps_is_known_before_the_time_that_is_left() -> None:
+    progress = Progress()
+    assert progress.shown("Training Progress:   0%|          | 0/20 [00:00<?, ?it/s]") is None
+    assert str(progress.shown("step:1 - critic/score/mean:1.0")).splitlines()[-1].split()[::7] == ["1/20", "-"]
+
+
+def test_the_validation_of_a_step_stands_below_its_row() -> None:
+    shown = Progress().shown("step:2 - critic/score/mean:0.5 - val-core/a/acc/mean@4:0.75")
+    assert str(shown).splitlines()[-2:] == [
+        "    2    0.500           -           -            -       -       -        -",
+        "verl-dra: validation at step 2: a/acc/mean@4 0.750",
+    ]
+    assert (
+        Progress().shown("step:0 - val-core/a/acc/mean@4:0.75") == "verl-dra: validation at step 0: a/acc/mean@4 0.750"
+    )
+
+
+def test_a_stage_of_the_start_is_told_once_with_the_seconds_that_it_took() -> None:
+    progress = Progress()
+    line = "(R pid=7) INFO:2026-11-27 03:27:06,026:actor and ref model engine initialized"
+    assert re.fullmatch(
+        r"verl-dra: the model is loaded; starting the rollout engine \(\d+ s\)", str(progress.shown(line))
+    )
+    assert progress.shown(line) is None
 
 
 @pytest.mark.parametrize("piece", ["(pid=", "a:1", "np.float64(", " - ", ":a(", "/mean@1", "\r", "1", "é"])
@@ -116,7 +180,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-NAMES = st.sampled_from(["critic/score/mean", "dra/smi/mean", "val-core/AIME - 2024/acc/mean@8", "a: b"]) | st.text()
+NAMES = (
+    st.sampled_from(
+        ["critic/score/mean", "dra/effective_paths", "timing_s/step", "val-core/AIME - 2024/acc/mean@8", "a: b"]
+    )
+    | st.text()
+)
 PIECES = st.one_of(
     st.binary(max_size=300),
     st.text(max_size=100).map(lambda text: f"{text}\n".encode(errors="replace")),
@@ -136,6 +205,8 @@ PIECES = st.one_of(
             b"\xff\xfe",
             b"(R pid=1) ",
             b"Training Progress: 1%\r",
+            b"Training Progress: 1%| | 1/30 [00:01<00:29, 1.0s/it]\n",
+            b"-- Started a local Ray instance.\n",
             b"\0" * 70_000,
         ]
     ),
@@ -163,7 +234,7 @@ def test_a_line_that_cant_be_shown_is_logged_counted_and_told_once(
             raise IndexError(line)
         return line
 
-    monkeypatch.setattr("verl_dra.terminal.console.shown_line", breaks)
+    monkeypatch.setattr("verl_dra.terminal.progress.shown_line", breaks)
     with Console(tmp_path) as own:
         own.write(b"first\nodd 1\nodd 2\nlast\n")
     assert own.log.read_bytes() == b"first\nodd 1\nodd 2\nlast\n"
@@ -193,7 +264,7 @@ def test_lines_without_an_end_take_no_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 8 * 2**20
-    assert own.shown.read_bytes() == b"Training Progress: 2%\nverl-dra: after it\n"
+    assert own.shown.read_bytes() == b"verl-dra: after it\n"
     assert max(map(len, own.copying.tail)) < 3000
     assert own.log.stat().st_size > 2**26
 
@@ -341,18 +412,28 @@ def test_a_log_that_can_t_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
     assert "IsADirectoryError" in done.stderr
 
 
-def test_the_summary_sets_the_last_value_against_the_first() -> None:
+def test_the_summary_sets_the_mean_of_the_last_steps_against_that_of_the_first() -> None:
     summary = Summary()
     summary.add(0, {"val-core/task/acc/mean@4": 0.5})
-    summary.add(1, {"training/global_step": 1, "critic/score/mean": 0.25, "dra/effective_paths": 3.0})
-    summary.add(2, {"training/global_step": 2, "critic/score/mean": 0.75, "dra/effective_paths": 2.5})
-    summary.add(2, {"val-core/task/acc/mean@4": 0.625})
+    for step in range(1, 13):
+        paths = {"dra/effective_paths": 3.0 if step < 6 else 2.5} if step != 7 else {}
+        missing = {"dra/missing_rows": 2.0 * (step == 4)}
+        summary.add(step, {"training/global_step": step, "critic/score/mean": step / 10, **paths, **missing})
+    summary.add(12, {"val-core/task/acc/mean@4": 0.625})
     assert summary.lines() == [
-        "steps: 2",
-        "training reward: 0.250 (step 1) -> 0.750 (step 2)",
-        "validation task/acc/mean@4: 0.500 (step 0) -> 0.625 (step 2)",
-        "effective paths: 3.000 (step 1) -> 2.500 (step 2)",
+        "steps: 12",
+        "training reward: 0.300 (mean of steps 1 to 5) -> 1.000 (mean of steps 8 to 12)",
+        "effective paths: 3.000 (mean of steps 1 to 5) -> 2.500 (mean of steps 8 to 12)",
+        "validation task/acc/mean@4: 0.500 (step 0) -> 0.625 (step 12)",
+        "completions that had to be fetched: 2",
     ]
+
+
+def test_a_short_run_is_summed_up_by_its_halves() -> None:
+    summary = Summary()
+    for step, reward in enumerate((0.2, 0.4, 0.9, 0.5, 0.7), start=1):
+        summary.add(step, {"critic/score/mean": reward})
+    assert summary.lines()[1:] == ["training reward: 0.300 (mean of steps 1 to 2) -> 0.600 (mean of steps 4 to 5)"]
 
 
 def test_the_summary_says_once_what_was_measured_once() -> None:

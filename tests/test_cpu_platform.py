@@ -1,4 +1,4 @@
-"""The CPU platform: chosen by VERL_PLATFORM=cpu and by nothing else, and honest when it cannot load."""
+"""The CPU platform: chosen by +platform=cpu or its variable and by nothing else, and honest when it cannot load."""
 
 from __future__ import annotations
 
@@ -73,6 +73,28 @@ def test_the_platform_is_the_same_where_its_module_is_imported_before_verl() -> 
     assert state["registered"]
     assert state["patched"] == ["init_process_group", "version"]
     assert state["environment"] == cpu_platform.environment()
+
+
+@pytest.mark.slow
+def test_the_override_alone_puts_the_platform_into_the_process_that_checks_the_run(tmp_path: Path) -> None:
+    out = _python(
+        f"""
+import sys
+from verl_dra.config.compose import check, composed
+words = ["+platform=cpu", "actor_rollout_ref.rollout.n=4", "hydra.run.dir={tmp_path}"]
+words += [f"actor_rollout_ref.{{part}}_micro_batch_size_per_gpu=4" for part in ("actor.ppo", "rollout.log_prob")]
+config, _ = composed(words)
+assert check(config).enabled
+assert config.trainer.device == "cpu"
+from verl.plugin.platform import get_platform
+assert type(get_platform()).__name__ == "CPUPlatform"
+{STATE}"""
+    )
+    state = json.loads(out.stdout.splitlines()[-1])
+    assert state["registered"]
+    assert state["patched"] == ["init_process_group", "version"]
+    assert state["environment"] == cpu_platform.environment()
+    assert "Disabled critic" not in out.stderr + out.stdout
 
 
 @pytest.mark.slow

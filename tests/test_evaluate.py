@@ -728,7 +728,10 @@ OWN = ("--problem-column", "p", "--answer-column", "a")
         ([], "give --model and --benchmark, or --generations"),
         (["--model", "m"], "--model and --benchmark go together"),
         (["--model", "m", "--benchmark", "aime24", "amc23", "--data", "f"], "--data is the file of one --benchmark"),
-        (["--model", "m", "--benchmark", "aime24", "--samples", "4"], "--k 8 needs as many --samples, not 4"),
+        (
+            ["--model", "m", "--benchmark", "aime24", "--samples", "4", "--k", "8"],
+            "--k 8 needs as many --samples, not 4",
+        ),
         (["--generations", "g", "--prompt-template", "solve"], "--prompt-template must have {problem} in it"),
         (["--model", "m", "--benchmark", "aime2"], "--benchmark aime2 is none of aime24, math_500"),
         (["--model", "m", "--benchmark", "b", *OWN], "is --data FILE with --problem-column"),
@@ -787,10 +790,50 @@ def test_more_tries_than_a_file_has_samples_are_refused(tmp_path: Path, capsys: 
     file = GenerationsFile(path)
     file.begin({})
     file.add([sample(0, 0, BOXED % 4)])
-    assert main(["evaluate", "--generations", str(path), "--encoder", "none", "--out", str(tmp_path / "o.json")]) == 1
+    command = ["evaluate", "--generations", str(path), "--encoder", "none", "--out", str(tmp_path / "o.json")]
+    assert main([*command, "--k", "1", "8"]) == 1
     assert "k=8: problem 0 of aime24 has 1 samples" in capsys.readouterr().err
-    assert main(["evaluate", "--generations", str(tmp_path / "none")]) == 1
-    assert "there is no file" in capsys.readouterr().err
+
+
+def test_of_the_usual_tries_those_are_left_out_that_a_file_has_no_samples_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = verl(tmp_path / "1.jsonl", *({"score": float(i < 2)} for i in range(4)))
+    report = evaluate(tmp_path, "--generations", str(dump))
+    assert report["settings"]["k"] == [1]
+    assert report["benchmarks"]["1"]["mean"]["pass@1"] == 0.5
+    assert "pass@8" not in report["benchmarks"]["1"]["mean"]
+    told = "pass@8 and maj@8 are left out: a problem has 4 samples; --k chooses others\n"
+    assert capsys.readouterr().err == f"verl-dra evaluate: {told}"
+    dump = verl(tmp_path / "2.jsonl", *({"score": float(i < 2)} for i in range(8)))
+    assert evaluate(tmp_path, "--generations", str(dump))["settings"]["k"] == [1, 8]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_is_not_there_is_refused_before_an_encoder_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("verl_dra.evaluate.command.build_encoder", lambda _: pytest.fail("it was loaded"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--generations", "nope.jsonl"]) == 1
+    assert capsys.readouterr().err == "verl-dra evaluate: error: there is no file nope.jsonl\n"
+    few = verl(tmp_path / "1.jsonl", {"score": 1.0})
+    assert main(["evaluate", "--generations", str(few), "--k", "2"]) == 1
+
+
+def test_a_table_is_no_wider_than_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = verl(tmp_path / "1.jsonl", *({"score": float(i < 2), "output": str(i)} for i in range(8)))
+    evaluate(tmp_path, "--generations", str(dump))
+    wide = capsys.readouterr().out.splitlines()
+    monkeypatch.setenv("COLUMNS", "60")
+    evaluate(tmp_path, "--generations", str(dump))
+    narrow = capsys.readouterr().out.splitlines()
+    assert len(wide[0]) > 60
+    assert max(len(line) for line in narrow if not line.startswith(("pass@k", "diversity", str(tmp_path)))) <= 60
+    assert [line.split()[0] for line in narrow[2:6]] == ["problems", "samples", "pass@1", "pass@8"]
+    assert wide[0].split()[3] == "pass@1"
 
 
 def test_the_prompt_is_the_papers() -> None:

@@ -263,7 +263,7 @@ def test_it_starts_from_a_checkout_too(tmp_path: Path) -> None:
         (["--status", "/nowhere"], "/nowhere/sweep.json can't be read as a sweep"),
         (["--resubmit", "/nowhere", "dra.smi=a,b"], "leave out overrides"),
         (["--resubmit", "/nowhere", "--script", "x"], "leave out script"),
-        (["--config-dir", "/nowhere", "dra.smi=a,b"], "Additional config directory '/nowhere' not found"),
+        (["--config-dir", "/nowhere", "dra.smi=graph_cut,log_det"], "Additional config directory '/nowhere' not found"),
     ],
 )
 def test_impossible_options_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from verl_dra.terminal.train_help import TEXT, is_asked_for
+
 # Each is a package with `add_arguments` and `run`, imported when it is asked for.
 COMMANDS = {
     "doctor": ("doctor", "what would stop a run, with the fix: versions, files, disks and the Ray cluster"),
@@ -23,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
+        if is_asked_for(arguments[1:]):
+            sys.stdout.write(TEXT)
+            return 0
         # Hydra reads the overrides from sys.argv; so does every process that it starts for a sweep.
         sys.argv = ["verl-dra train", *arguments[1:]]
         from verl_dra.main import main as train
@@ -38,9 +43,7 @@ def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     """What reads the options; of a command that is not `asked` for, the name alone."""
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "train", help="train with DRA; takes Hydra overrides as python -m verl_dra.main does", add_help=False
-    )
+    commands.add_parser("train", help="train with DRA, by veRL; takes Hydra overrides", add_help=False)
     for name, (package, text) in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         if name in asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from contextlib import nullcontext
@@ -15,26 +16,48 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_dra.config import ConfigError, checkpoints
+from verl_dra.config.command_line import check_words
 from verl_dra.config.compose import PRIMARY, check, settle
 from verl_dra.terminal.console import quiet, say
+from verl_dra.terminal.train_help import TEXT, is_asked_for
+
+
+def main() -> None:
+    """Train as the Hydra arguments of `sys.argv` say."""
+    arguments = sys.argv[1:]
+    if is_asked_for(arguments):
+        sys.stdout.write(TEXT)
+        return
+    try:
+        check_words(arguments)
+    except ConfigError as error:
+        sys.exit(f"verl-dra: {error}")
+    _main()
 
 
 @hydra.main(**PRIMARY)
-def main(config: DictConfig) -> None:
+def _main(config: DictConfig) -> None:
     """Check the configuration, then train through veRL's own entry."""
     output = Path(HydraConfig.get().runtime.output_dir)
     log = output / "train.log"
     full = OmegaConf.select(config, "dra.console") == "full"
-    with nullcontext() if full else quiet(log):
+    n = OmegaConf.select(config, "actor_rollout_ref.rollout.n")
+    went_before = log.exists()
+    refused: ConfigError | None = None
+    with nullcontext() if full else quiet(log, n if isinstance(n, int) else None):
         try:
             train(config, output)
         except ConfigError as error:
-            sys.exit(f"verl-dra: {error}")
+            refused = error
         except Exception:
             # Hydra shows what ends a sweep's point when all its points are done.
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 traceback.print_exc()
             raise
+    if refused:
+        if not went_before:
+            _remove(output)
+        sys.exit(f"verl-dra: {refused}")
     there = shlex.quote(str(output))
     say(f"train.log, metrics.jsonl and tensorboard/ are in {output}; to see them: verl-dra report {there}")
 
@@ -60,7 +83,7 @@ def train(config: DictConfig, output: Path) -> None:
         say("dra.record has no effect with dra.enabled=False; trainer.validation_data_dir keeps what `report` shows")
     _keep_settings(config)
     _log_to(config, output)
-    say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray, vLLM and the trainer")
+    say(f"training with {'DRA over ' if dra.enabled else ''}{dra.base_estimator}; starting Ray")
     try:
         if dra.enabled:
             from verl_dra.training.task_runner import ReturningTaskRunner
@@ -78,6 +101,18 @@ def train(config: DictConfig, output: Path) -> None:
     finally:
         # A sweep's next point starts afresh.
         ray.shutdown()
+
+
+def _remove(output: Path) -> None:
+    """Remove the folder of a run that was refused, with Hydra's own files, unless it holds more than those."""
+    made = {".hydra", "train.log", f"{HydraConfig.get().job.name}.log"}
+    if {path.name for path in output.iterdir()} <= made:
+        shutil.rmtree(output)
+        # outputs/DATE, too, where nothing else is in it.
+        for parent in output.parents:
+            if Path.cwd() not in parent.parents or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 def _keep_settings(config: DictConfig) -> None:

@@ -159,12 +159,12 @@ def test_hydras_own_launcher_runs_the_trainer_on_a_node(slurm: Lab, tmp_path: Pa
     ]
     overrides = ["trainer.n_gpus_per_node=4", "hydra.launcher.cpus_per_task=8", "actor_rollout_ref.rollout.n=4"]
     with ThreadPoolExecutor() as pool:
-        launcher = pool.submit(slurm.run, *run, *overrides, "dra.smi=no_such_one,nor_this", check=False)
+        launcher = pool.submit(slurm.run, *run, *overrides, "dra.cluster_cosine=2,3", check=False)
 
         def refused() -> bool:
             logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob(".submitit/*/*.err"))
-            said = r"^verl-dra: dra\.smi must be one of graph_cut, .*, not '{}'$"
-            return all(re.search(said.format(name), logs, re.MULTILINE) for name in ("no_such_one", "nor_this"))
+            said = r"^verl-dra: dra\.cluster_cosine must be between -1 and 1, not {}$"
+            return all(re.search(said.format(name), logs, re.MULTILINE) for name in ("2.0", "3.0"))
 
         try:
             wait_until(refused, 250, lambda: str(list(tmp_path.rglob("*"))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import isolated
@@ -27,33 +28,53 @@ def demo(tmp_path: Path, *overrides: str) -> tuple[int, str]:
     return done.returncode, log.read_text(errors="replace")
 
 
-def test_the_demo_trains_and_shows_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
     status, shown = demo(
-        tmp_path, "trainer.total_training_steps=2", "trainer.test_freq=2", "dra.record.every_n_steps=1"
+        tmp_path,
+        "trainer.total_training_steps=2",
+        "trainer.test_freq=2",
+        "dra.record.every_n_steps=1",
+        "actor_rollout_ref.rollout.val_kwargs.n=4",
+        "data.val_max_samples=16",
     )
     assert status == 0, shown[-3000:]
+    out = tmp_path / "out"
     for expected in (
         "verl-dra: training with DRA over grpo",
-        "Training Progress: 100%",
-        "step 2: dra/smi/mean ",
+        "verl-dra: training with grpo",
+        "verl-dra: the model is loaded; starting the rollout engine (",
+        "  paths of 8  duplicates  pushed down ",
+        "\n  1/2 ",
+        "\n  2/2 ",
+        "verl-dra: validation at step 2: tiny_paths/acc/mean@4 ",
         "verl-dra: steps: 2",
-        "verl-dra: validation tiny_paths/acc/mean@4: ",
         "verl-dra: effective paths: ",
-        f"verl-dra: train.log, metrics.jsonl and tensorboard/ are in {tmp_path}/out; to see them: "
-        f"verl-dra report {tmp_path}/out",
+        f"verl-dra: train.log, metrics.jsonl and tensorboard/ are in {out}/with_dra; to see them: "
+        f"verl-dra report {out}/with_dra",
+        "\n16 questions that training does not show, 4 samples each, before training and after 2 steps:\n",
+        f"\n{out}/report.html: 2 runs, ",
     ):
         assert expected in shown
+    told, *rows = re.findall(r"^(?:with DRA|without DRA|) +(?:accuracy|\d\.\d\d -> ).*$", shown, re.MULTILINE)
+    assert told.split() == ["accuracy", "ways", "to", "a", "right", "answer", "effective", "paths"]
+    (accuracy, _), (ways, _), (paths, _) = (
+        (float(before), float(after)) for before, after in re.findall(r"([\d.]+) -> ([\d.]+)", rows[0])
+    )
+    assert 0.4 < accuracy < 0.8
+    assert 1 < ways < 4
+    assert 1 < paths < 4
+    assert len(rows) == 2
     assert "UserWarning" not in shown
-    assert len(shown.splitlines()) < 40
-    out = tmp_path / "out"
-    assert "UserWarning" in (out / "train.log").read_text(errors="replace")
-    assert list((out / "tensorboard").glob("events.*"))
-    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [step["step"] for step in steps] == [0, 1, 2]
-    assert steps[-1]["data"]["dra/effective_paths"] > 1
-    assert sorted(path.name for path in (out / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
-    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
-    assert "1 runs, 72 groups" in capsys.readouterr().out
+    assert "Loading weights" not in shown
+    assert len(shown.splitlines()) < 60
+    assert "UserWarning" in (out / "with_dra" / "train.log").read_text(errors="replace")
+    assert list((out / "with_dra" / "tensorboard").glob("events.*"))
+    for run in ("with_dra", "without_dra"):
+        steps = [json.loads(line) for line in (out / run / "metrics.jsonl").read_text().splitlines()]
+        assert [step["step"] for step in steps] == [0, 1, 2]
+        assert ("dra/effective_paths" in steps[-1]["data"]) == (run == "with_dra")
+        assert sorted(path.name for path in (out / run / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
+    assert (out / "with_dra" / "groups").exists()
 
 
 def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
@@ -61,8 +82,9 @@ def test_a_failing_run_says_why_and_exits_non_zero(tmp_path: Path) -> None:
     reward.write_text("def compute_score(**_):\n    pass\n\n\nraise RuntimeError('this reward is not ready')\n")
     status, shown = demo(tmp_path, f"reward.custom_reward_function.path={reward}")
     assert status != 0
+    assert "training 2 of 2" not in shown
     assert "this reward is not ready" in shown
-    assert f"the run failed; above are the last lines of its log {tmp_path}/out/train.log" in shown
+    assert f"the run failed; above are the last lines of its log {tmp_path}/out/with_dra/train.log" in shown
 
 
 def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +92,7 @@ def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixtur
     own = [
         "actor_rollout_ref.rollout.n=4",
         "reward.custom_reward_function.reward_kwargs.wrong=-0.5",
+        "dra.enabled=True",  # that training alone
         "trainer.total_training_steps=1",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",

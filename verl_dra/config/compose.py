@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -71,15 +73,31 @@ def check(config: DictConfig) -> DRAConfig:
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
+    if OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM") == "cpu":
+        _use_cpu()
     auto_set_device(config)
     dra = prepare(config)
+    with warnings.catch_warnings():
+        # That there is no critic, which a group's estimator needs none of.
+        warnings.filterwarnings("ignore", "Disabled critic", UserWarning)
+        critic = need_critic(config)
+    said = io.StringIO()
     try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
+        with redirect_stdout(said):
+            validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=critic)
     except (ValueError, AssertionError, NotImplementedError, HydraException) as error:
         raise ConfigError(f"veRL refuses it: {error}") from error
+    # Its notices are of use, and that all is well is not.
+    sys.stdout.writelines(line for line in said.getvalue().splitlines(keepends=True) if "checks passed" not in line)
     return dra
+
+
+def _use_cpu() -> None:
+    """What `+platform=cpu` asks of this process; in Ray's workers the plugin does it, by a variable."""
+    if not os.environ.get("VERL_PLATFORM", "").strip():
+        from verl_dra.cpu import platform
+
+        platform.activate()
 
 
 def settle(config: DictConfig, output: Path) -> None:

@@ -7,14 +7,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_dra.algorithm import NegativeRewards
-from verl_dra.config.schema import WEIGHTS, DRAConfig
+from verl_dra.config.schema import DRAConfig
 from verl_dra.config.similarity import check_similarity
+from verl_dra.config.spelling import did_you_mean
 from verl_dra.scorer.placement import settled
 
 ESTIMATOR = "dra"
@@ -95,11 +95,17 @@ def _check_platform(config: DictConfig) -> None:
             "pkg://verl_dra.config"
         )
     cpu_config = config.trainer.device == "cpu"
-    cpu_process = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
-    if cpu_config != cpu_process:
+    variable = os.environ.get("VERL_PLATFORM", "").strip()
+    if cpu_config and variable.lower() != "cpu":
+        # With that this process has had the variable set.
         raise ValueError(
-            "to train without a GPU both the environment variable VERL_PLATFORM=cpu and the override +platform=cpu "
-            f"are needed; only the {'override' if cpu_config else 'variable'} is set"
+            f"trainer.device=cpu and VERL_PLATFORM={variable} contradict each other; unset VERL_PLATFORM"
+            if variable
+            else "trainer.device=cpu alone can't train; add +platform=cpu, which sets all that a CPU needs"
+        )
+    if variable.lower() == "cpu" and not cpu_config:
+        raise ValueError(
+            "VERL_PLATFORM=cpu is set and the run is one for GPUs; add +platform=cpu, or unset VERL_PLATFORM"
         )
 
 
@@ -140,20 +146,11 @@ def _one_of(key: str, value: str | None, dra_key: str, dra_value: str | None) ->
 
 
 def _check(config: DictConfig, dra: DRAConfig) -> None:
-    if dra.weight not in WEIGHTS:
-        raise ValueError(f"dra.weight must be one of {', '.join(WEIGHTS)}, not {dra.weight!r}")
+    dra.check_words()
     if dra.weight == "darling" and dra.smi == "log_det":
         raise ValueError(
             "dra.weight=darling takes the SMI's share of the group's size, and dra.smi=log_det doesn't grow with that; "
             "set dra.smi=clusters or graph_cut"
-        )
-    if dra.console not in ("quiet", "full"):
-        raise ValueError(f"dra.console must be quiet or full, not {dra.console!r}")
-    if dra.on_failure not in ("raise", "unadjusted"):
-        raise ValueError(f"dra.on_failure must be raise or unadjusted, not {dra.on_failure!r}")
-    if dra.negative_rewards not in get_args(NegativeRewards):
-        raise ValueError(
-            f"dra.negative_rewards must be one of {', '.join(get_args(NegativeRewards))}, not {dra.negative_rewards!r}"
         )
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1 must be True: DRA works with veRL's V1 trainer")
@@ -183,7 +180,10 @@ def _check_estimator(name: str) -> None:
         raise ValueError(f"dra.base_estimator={name} {_UNFIT_ESTIMATORS[name]}; use grpo, rloo or another one")
     if name not in ADV_ESTIMATOR_REGISTRY:
         fit = sorted(ADV_ESTIMATOR_REGISTRY.keys() - _UNFIT_ESTIMATORS.keys())
-        raise ValueError(f"dra.base_estimator={name} is not registered with veRL; registered are {', '.join(fit)}")
+        raise ValueError(
+            f"dra.base_estimator={name} is not registered with veRL; registered are {', '.join(fit)}"
+            f"{did_you_mean(name, fit)}"
+        )
 
 
 def _check_rewards(config: DictConfig) -> None:
@@ -204,9 +204,11 @@ def _check_rewards(config: DictConfig) -> None:
 
 def _check_reward_manager(config: DictConfig, name: str) -> None:
     from verl_dra.config.reward_managers import base_reward_manager
+    from verl_dra.config.reward_source import may_register
 
     # A custom reward function's file may register a manager; veRL loads it in the reward workers.
-    if ":" in name or not config.reward.custom_reward_function.path:
+    path = config.reward.custom_reward_function.path
+    if ":" in name or not path or not may_register(path, name):
         base_reward_manager(name)
 
 

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_args
 
 from hydra.core.config_store import ConfigStore
 
-from verl_dra.algorithm import CONTROLS, SMI_FUNCTIONS, SMIFunction, cluster_smi, graph_cut_smi, power_smi
+from verl_dra.algorithm import (
+    CONTROLS,
+    SMI_FUNCTIONS,
+    Cosine,
+    NegativeRewards,
+    SMIFunction,
+    cluster_smi,
+    graph_cut_smi,
+    power_smi,
+)
 from verl_dra.config.schedule import Schedule
+from verl_dra.config.spelling import did_you_mean, one_of
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.embedding.encoder import DTYPES, ENCODERS, LONG_TEXT
 from verl_dra.record import RecordConfig
-from verl_dra.scorer.placement import ScorerConfig
+from verl_dra.scorer.placement import PLACEMENTS, ScorerConfig
 
 WEIGHTS = ("inverse", "darling", "unlikeliness")
+_WORDS = {
+    "smi": (*SMI_FUNCTIONS, *CONTROLS),
+    "cosine": get_args(Cosine),
+    "among": ("all", "correct"),
+    "weight": WEIGHTS,
+    "negative_rewards": get_args(NegativeRewards),
+    "on_failure": ("raise", "unadjusted"),
+    "console": ("quiet", "full"),
+    "embedding.long_text": LONG_TEXT,
+    "embedding.dtype": DTYPES,
+    "scorer.placement": PLACEMENTS,
+}
+"""Settings that take one of a few words."""
 
 
 @dataclass
@@ -69,6 +94,17 @@ class DRAConfig:
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
+    def check_words(self) -> None:
+        """Raise a ValueError for a setting that takes one of a few words and has another."""
+        for name, words in _WORDS.items():
+            one_of(f"dra.{name}", attrgetter(name)(self), words)
+        encoder = self.embedding.encoder
+        if ":" not in encoder and encoder not in ENCODERS:
+            raise ValueError(
+                f"dra.embedding.encoder: {encoder!r} is none of sentence_transformers, openai and ngram, nor a class "
+                f"as package.module:Class{did_you_mean(encoder, ENCODERS)}"
+            )
+
     def schedule(self) -> Schedule:
         """`strength` over the steps.
 
@@ -88,8 +124,7 @@ class DRAConfig:
         """
         if not -1 < self.cluster_cosine < 1:
             raise ValueError(f"dra.cluster_cosine must be between -1 and 1, not {self.cluster_cosine}")
-        if self.smi not in (*SMI_FUNCTIONS, *CONTROLS):
-            raise ValueError(f"dra.smi must be one of {', '.join((*SMI_FUNCTIONS, *CONTROLS))}, not {self.smi!r}")
+        one_of("dra.smi", self.smi, _WORDS["smi"])
         function = SMI_FUNCTIONS.get(self.smi, graph_cut_smi)
         if function is graph_cut_smi and self.cosine == "power":
             return partial(power_smi, power=self.cosine_power)

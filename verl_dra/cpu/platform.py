@@ -1,6 +1,7 @@
-"""Runs veRL 0.9.1 and vLLM 0.24 or 0.28 without a GPU, for tests and demos; only `VERL_PLATFORM=cpu` activates it.
+"""Runs veRL 0.9.1 and vLLM 0.24 or 0.28 without a GPU, for tests and demos: `+platform=cpu`.
 
-Importing it does so: where it comes before veRL, veRL's plugins load while this module is half there.
+The driver activates it, and in Ray's workers importing it does, by `VERL_PLATFORM=cpu`: where that comes before veRL,
+veRL's plugins load while this module is half there.
 
 Each shim below answers one behaviour of veRL, vLLM or torch, which its docstring names with the version that
 was read. Delete a shim when that behaviour is gone. None of them runs on a GPU.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
-from verl_dra.terminal.tables import table
+from verl_dra.terminal.tables import table, terminal_width
 
+_NAME_MOST = 22
 State = Literal["ok", "warn", "fail", "skip"]
 
 
@@ -62,7 +65,25 @@ def guarded(name: str, check: Callable[..., Iterable[Check]], *arguments: Any) -
 def report(checks: Sequence[Check]) -> str:
     """A line for each check and a last one of counts."""
     rows = [[one_line(cell) for cell in (check.name, check.state, check.found, check.fix)] for check in checks]
-    return table(["check", "state", "found", "fix"], rows, left=4) + "\n" + summary(checks) + "\n"
+    lines = table(["check", "state", "found", "fix"], rows, left=4)
+    if max(map(len, lines.splitlines())) > terminal_width():
+        lines = _narrow(rows, terminal_width())
+    return f"{lines}\n{summary(checks)}\n"
+
+
+def _narrow(rows: Sequence[Sequence[str]], width: int) -> str:
+    """The table within a width: what to do stands below what was found."""
+    # Room is left for what was found, however long the name of a check is.
+    of_name = min(max(len(row[0]) for row in rows), _NAME_MOST)
+    indent = of_name + len("  state  ")
+    lines = [f"{'check':<{of_name}}  state  found, and what to do", f"{'-' * of_name}  -----  {'-' * (width - indent)}"]
+    for name, state, found, fix in rows:
+        names = textwrap.wrap(name, of_name)
+        text = textwrap.wrap(found, width - indent)
+        text += textwrap.wrap(f"-> {fix}", width - indent, subsequent_indent="   ") if fix else []
+        for number, (of, part) in enumerate(zip_longest(names, text, fillvalue="")):
+            lines.append(f"{of:<{of_name}}  {'' if number else state:<5}  {part}".rstrip())
+    return "\n".join(lines) + "\n"
 
 
 def summary(checks: Sequence[Check]) -> str:

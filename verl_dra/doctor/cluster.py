@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from verl_dra.doctor.check import Check, fail, gib, ok, one_line, skip, warn
 from verl_dra.doctor.machine import LITTLE
-from verl_dra.doctor.run_config import cluster_address, select
+from verl_dra.doctor.run_config import cluster_address, select, trains_on_cpu
 from verl_dra.job.cpus import STORAGE_UNITS, Need, Node, least_cpus, needs, unplaced
 
 # A worker's first task starts a Python process, which takes tens of seconds on a busy machine.
@@ -81,6 +82,10 @@ def own_ray(config: DictConfig) -> Iterator[Check]:
             found += "; the run starts a Ray of its own, on this node alone"
             fix = "start a cluster and set RAY_ADDRESS, or trainer.nnodes=1"
         yield fail(_ROOM, found, fix)
+    elif trains_on_cpu(config):
+        # Ray counts GPUs and CPUs that are not there, so that veRL finds what it books.
+        cores = len(os.sched_getaffinity(0))
+        yield ok(_ROOM, f"trains on {cores} CPU cores and no GPU; what Ray counts is no hardware, and enough")
     else:
         yield _has_room(booked, here)
 

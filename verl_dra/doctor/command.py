@@ -82,6 +82,9 @@ def _machine(address: str | None) -> Iterator[Check]:
 
 
 def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
+    if wrong := list(_words(arguments)):
+        yield from (*wrong, skip("all else", "needs the configuration"))
+        return
     composed: list[tuple[DictConfig, Path]] = []
     refused = guarded("configuration", _compose, arguments, composed)
     if not composed:
@@ -109,6 +112,7 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
         *guarded("tokenizer", model.tokenizer, config, elsewhere),
         *guarded("data", data_files.data_files, config, elsewhere),
         *guarded("reward function", reward_function.reward_function, config, elsewhere),
+        *guarded("reward manager", reward_function.reward_manager, config),
         *guarded("group filter", group_filter.group_filter, config),
         *(
             guarded("encoder", _encoder, config)
@@ -127,6 +131,18 @@ def _software(needed: Iterable[str]) -> list[Check]:
         *guarded("veRL plugin", versions.plugin),
         *guarded("transfer_queue", versions.transfer_queue),
     ]
+
+
+def _words(arguments: Sequence[str]) -> Iterator[Check]:
+    """What is misspelt of `dra.*`; nothing of veRL is imported to see it."""
+    try:
+        from verl_dra.config.command_line import check_words
+    except ImportError:  # which composing says
+        return
+    try:
+        check_words(arguments)
+    except ValueError as error:
+        yield fail("configuration", str(error), "train would end with the same message")
 
 
 def _compose(arguments: Sequence[str], composed: list[tuple[DictConfig, Path]]) -> Iterator[Check]:

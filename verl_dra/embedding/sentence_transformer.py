@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformers.utils import logging as transformers_logging
 
 from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError
 from verl_dra.embedding.model_path import model_path
@@ -254,16 +256,31 @@ def _load(config: EmbeddingConfig) -> SentenceTransformer:
     if device != "cpu":
         # It makes a plan for every shape, and shapes of padded batches are new all the time.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    model = SentenceTransformer(
-        model_path(config.model),
-        device=device,
-        trust_remote_code=config.trust_remote_code,
-        model_kwargs={"dtype": _dtype(config.dtype, device)},
-    ).eval()
+    path = model_path(config.model)
+    # The bar of a download stays.
+    with _without_bars() if Path(path).is_dir() else nullcontext():
+        model = SentenceTransformer(
+            path,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+            model_kwargs={"dtype": _dtype(config.dtype, device)},
+        ).eval()
     settings: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
     if getattr(settings, "use_cache", False):
         settings.use_cache = False  # keys and values are of no use after a forward pass
     return model
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' bars of the weights that it loads."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

@@ -22,14 +22,16 @@ from verl_dra.evaluate.compare import compare, in_common, paired
 from verl_dra.evaluate.estimators import EvaluationError
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import Generations, GenerationsFile, Sample, read
-from verl_dra.evaluate.measure import Check, check_samples, judge, measure
+from verl_dra.evaluate.measure import Check, check_samples, fewest_samples, judge, measure
 from verl_dra.missing import in_words
-from verl_dra.terminal.tables import table
+from verl_dra.terminal.tables import fitted, table
 
 _PACKAGES = ("verl_dra", "torch", "vllm", "transformers", "sentence-transformers", "math-verify")
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _SHOWN_DIVERSITY = ("effective_paths", "effective_paths/right", "smi", "smi/right")
 
+_K = (1, 8)
+"""Of pass@k and maj@k, where --k is not given."""
 _SHOWN_FLIPS = 20
 _SHOWN_CHARACTERS = 80
 
@@ -95,7 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data_parallel_size is one of them, there are as many copies of the model as the GPUs have room for",
     )
     scores = parser.add_argument_group("measures")
-    scores.add_argument("--k", type=int, nargs="+", default=[1, 8], help="of pass@k and maj@k (default: 1 8)")
+    scores.add_argument(
+        "--k",
+        type=int,
+        nargs="+",
+        help="of pass@k and maj@k (default: of 1 and 8 those for which every problem has samples)",
+    )
     scores.add_argument("--bootstrap", type=int, default=10000, help="draws of the intervals (%(default)s)")
     scores.add_argument("--recheck", action="store_true", help="check samples that say whether they are right, too")
     scores.add_argument(
@@ -149,7 +156,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.data and len(options.benchmark or ()) != 1:
         raise EvaluationError("--data is the file of one --benchmark")
-    if min(options.k) < 1 or options.bootstrap < 1 or options.samples < 1 or options.max_tokens < 1:
+    if min(options.k or _K) < 1 or options.bootstrap < 1 or options.samples < 1 or options.max_tokens < 1:
         raise EvaluationError("--k, --bootstrap, --samples and --max-tokens must be at least 1")
     if options.seed < 0:
         raise EvaluationError(f"--seed must be 0 or more, not {options.seed}")
@@ -157,7 +164,7 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--temperature must be 0 or more and finite, not {options.temperature}")
     if not 0 < options.top_p <= 1:
         raise EvaluationError(f"--top-p must be above 0 and at most 1, not {options.top_p}")
-    if options.model and max(options.k) > options.samples:
+    if options.model and options.k and max(options.k) > options.samples:
         raise EvaluationError(f"--k {max(options.k)} needs as many --samples, not {options.samples}")
     if options.top_k is not None and options.top_k < 1:
         raise EvaluationError(f"--top-k must be at least 1, not {options.top_k}")
@@ -181,9 +188,15 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
     problems = {name: load(name, options.data, own) for name in options.benchmark or ()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     _warn_of_unreadable(problems, check)
-    encoder = _encoder(options)
-    samples, sampling = _samples(options, problems)
-    check_samples(samples, options.k)
+    if options.model:
+        encoder = _encoder(options)
+        samples, sampling = _generated(options, problems)
+        options.k = _ks(options, samples)
+    else:
+        there = _read(options.generations, options.recheck)
+        samples, sampling = there.samples, there.settings
+        options.k = _ks(options, samples)
+        encoder = _encoder(options)
     by_benchmark: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_benchmark[sample.benchmark].append(sample)
@@ -200,8 +213,7 @@ def _evaluate(options: argparse.Namespace, check: Check) -> int:
 def _compare(options: argparse.Namespace, check: Check) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     there = [_read(path, options.recheck) for path in options.compare]
-    for of in there:
-        check_samples(of.samples, options.k)
+    options.k = _ks(options, *(of.samples for of in there))
     pairs = paired(there[0].samples, there[1].samples)
     encoder = _encoder(options)
     found = {}
@@ -265,18 +277,31 @@ def _encoder(options: argparse.Namespace) -> Encoder | None:
     return build_encoder(config)
 
 
-def _samples(
+def _generated(
     options: argparse.Namespace, problems: dict[str, list[Problem]]
 ) -> tuple[list[Sample], dict[str, Any] | None]:
-    """The samples, and the settings that they were made with."""
-    if not options.model:
-        there = _read(options.generations, options.recheck)
-        return there.samples, there.settings
+    """Samples made now, and the settings that they were made with."""
     sampling = Sampling(**{name: getattr(options, name) for name in _SAMPLING})
     file = GenerationsFile(options.generations or options.out.with_name("generations.jsonl"))
     generate(problems, sampling, file, options.engine)
     samples = [s for s in file.samples if s.benchmark in problems and s.sample < sampling.samples]
     return samples, {**asdict(sampling), "engine": options.engine}
+
+
+def _ks(options: argparse.Namespace, *files: Sequence[Sample]) -> list[int]:
+    """The k that were asked for, or those of the default for which every problem has samples; says which are not."""
+    if options.k:
+        for samples in files:
+            check_samples(samples, options.k)
+        return list(options.k)
+    fewest = min(map(fewest_samples, files))
+    kept = [k for k in _K if k <= fewest]
+    if left_out := [k for k in _K if k > fewest]:
+        names = " and ".join(f"pass@{k} and maj@{k}" for k in left_out)
+        sys.stderr.write(
+            f"verl-dra evaluate: {names} are left out: a problem has {fewest} samples; --k chooses others\n"
+        )
+    return kept
 
 
 def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
@@ -315,7 +340,7 @@ def _table(results: dict[str, dict[str, Any]], encoder: Encoder | None) -> str:
             )
         if counts["gold_unparsed"]:
             notes.append(f"{benchmark}: {counts['gold_unparsed']} samples count as wrong: their gold can't be read")
-    return table(header, rows) + "".join(f"{note}\n" for note in notes)
+    return fitted(header, rows) + "".join(f"{note}\n" for note in notes)
 
 
 def _comparison(name: str, found: dict[str, Any], files: Sequence[Path]) -> str:

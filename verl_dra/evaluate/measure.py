@@ -53,12 +53,21 @@ class Judged:
 
 def check_samples(samples: Sequence[Sample], ks: Sequence[int]) -> None:
     """Refuse problems of fewer samples than the largest k, before any is judged."""
-    sizes = Counter((sample.benchmark, sample.problem) for sample in samples)
-    (benchmark, problem), fewest = min(sizes.items(), key=lambda item: item[1])
+    (benchmark, problem), fewest = _fewest(samples)
     if fewest < max(ks):
         raise EvaluationError(
             f"k={max(ks)}: problem {problem} of {benchmark} has {fewest} samples; give --k of at most {fewest}"
         )
+
+
+def fewest_samples(samples: Sequence[Sample]) -> int:
+    """Of the problem that has the fewest."""
+    return _fewest(samples)[1]
+
+
+def _fewest(samples: Sequence[Sample]) -> tuple[tuple[str, int], int]:
+    sizes = Counter((sample.benchmark, sample.problem) for sample in samples)
+    return min(sizes.items(), key=lambda item: item[1])
 
 
 def judge(samples: Sequence[Sample], check: Check, recheck: bool = False) -> list[Judged]:

@@ -54,9 +54,17 @@ def check_folders(
 
 
 def _check_all(arguments: Sequence[str], points: Sequence[Sequence[str]], folder: Path, sbatch: Sequence[str]) -> None:
+    from verl_dra.config import ConfigError
+    from verl_dra.config.command_line import check_words
+
+    for number, point in enumerate(points):
+        try:
+            check_words([*arguments, *point])
+        except ConfigError as error:
+            raise SweepError(f"point {number} ({' '.join(point)}): {error}") from error
+
     import verl  # noqa: F401  # before Hydra looks for its configuration, and says less
 
-    from verl_dra.config import ConfigError
     from verl_dra.config.compose import check, composed
     from verl_dra.doctor.fast import file_checks
 

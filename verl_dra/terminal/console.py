@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import select
 import sys
 import threading
@@ -14,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_PREFIX = "verl-dra: "
+from verl_dra.terminal.progress import PREFIX, Progress
+from verl_dra.terminal.progress import shown_line as shown_line
+
 _TAIL_LINES, _TAIL_CHARACTERS = 40, 2000
 _SILENCE_S = 1.0
 _LAST_S = 30.0
@@ -23,28 +24,22 @@ _LINE_BYTES = 2**20
 """Of a longer line nothing is shown."""
 _PIPE_BYTES = 4096
 """A pipe that takes anything takes this much at once (PIPE_BUF), so that writing it does not block."""
-# The numbers in these keep a line that only looks like it from taking a time that grows with its square.
-_RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\([^)]{0,200}pid=[^)]{0,200}\)(\x1b\[0m)? ?")
-_STEP = re.compile(r"^step:(\d+) - (.*)$")
-# veRL prints numbers alone, by their repr; a name can hold anything, " - " and ":" too.
-_VALUE = re.compile(
-    r":([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)|True|False|\w[\w.]{0,40}\([^()]{0,80}\))"
-    r"(?: - |$)",
-    re.IGNORECASE,
-)
-_SHOWN_METRICS = re.compile(r"^(critic/score/mean|val-core/.*/mean@\d+|dra/(?!cosine/).*|timing_s/(dra_wait|step))$")
 
 
 def say(text: str) -> None:
     """Tell the user."""
-    _write(f"{_PREFIX}{text}\n", error=False)
+    _write(f"{PREFIX}{text}\n", error=False)
 
 
 @contextmanager
-def quiet(log: Path) -> Iterator[None]:
+def quiet(log: Path, group_size: int | None = None) -> Iterator[None]:
     """Send this process's output, and what Ray forwards to it, to `log`; show progress, metrics and `say` alone.
 
     When the body fails, the end of the log is shown. What could not be logged or shown is told at the end.
+
+    Args:
+        log: the file.
+        group_size: completions of a prompt, for the head of the table of steps.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     _open_standard_streams()
@@ -52,7 +47,7 @@ def quiet(log: Path) -> Iterator[None]:
     read_end, write_end = os.pipe()
     shown = os.dup(1)
     saved = [os.dup(1), os.dup(2)]
-    copying = Copying(read_end, file, shown)
+    copying = Copying(read_end, file, shown, Progress(group_size))
     _redirect(write_end, write_end)
     copying.start()
     failed = True
@@ -71,13 +66,13 @@ def quiet(log: Path) -> Iterator[None]:
             os.close(descriptor)
         if failed:
             lines = "".join(f"  {line}\n" for line in copying.tail)
-            _write(f"{lines}{_PREFIX}the run failed; above are the last lines of its log {log}\n", error=True)
+            _write(f"{lines}{PREFIX}the run failed; above are the last lines of its log {log}\n", error=True)
         for line in copying.lost():
-            _write(f"{_PREFIX}{line}\n", error=True)
+            _write(f"{PREFIX}{line}\n", error=True)
 
 
 class Copying(threading.Thread):
-    """Copies what is written to a pipe to a log, and shows of its lines what `shown_line` says.
+    """Copies what is written to a pipe to a log, and shows of its lines what `Progress` says.
 
     Who writes to the pipe waits for ever if this ends, or waits itself: so nothing that passes through ends it, nor a
     log that takes no more, nor a terminal that does not read. Its memory is bounded, whatever the lines.
@@ -86,13 +81,15 @@ class Copying(threading.Thread):
         read_end: the pipe's.
         log: opened without a buffer; gets every byte.
         shown: the descriptor that gets the shown lines.
+        progress: what is shown of a line.
     """
 
-    def __init__(self, read_end: int, log: BinaryIO, shown: int) -> None:
+    def __init__(self, read_end: int, log: BinaryIO, shown: int, progress: Progress | None = None) -> None:
         super().__init__(daemon=True, name="dra-console")
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         """The last lines, long ones cut."""
         self._read_end, self._log, self._shown = read_end, log, shown
+        self._progress = progress or Progress()
         self._line = bytearray()
         self._beyond = 0
         self._stuck = False
@@ -161,7 +158,7 @@ class Copying(threading.Thread):
         if beyond:
             return
         try:
-            text = shown_line(line)
+            text = self._progress.shown(line)
         except Exception as error:  # whatever it is: the next line may be another
             self._lose("lines could not be shown, and are in the log", 1, error)
             return
@@ -186,33 +183,7 @@ class Copying(threading.Thread):
         before, why = self._lost.get(what, (0, repr(error)))
         self._lost[what] = before + count, why
         if not before and not self._stuck:
-            self._show(f"{_PREFIX}from here on {what}: {why}")
-
-
-def shown_line(line: str) -> str | None:
-    """What the user sees of a line of output: the line, a shorter one, or None."""
-    line = _RAY_PREFIX.sub("", line).rstrip("\r").rsplit("\r", 1)[-1]
-    if line.startswith(_PREFIX) or line.startswith("Training Progress:"):
-        return line
-    step = _STEP.match(line)
-    if step is None:
-        return None
-    shown, at = [], 0
-    for value in _VALUE.finditer(step[2]):
-        name, at = step[2][at : value.start()], value.end()
-        short = _short(value[1])
-        # Most of the extension's metrics count what should not happen.
-        if _SHOWN_METRICS.match(name) and not (name.startswith("dra/") and short == "0"):
-            shown.append(f"{name} {short}")
-    return f"step {step[1]}: {', '.join(shown)}" if at else None
-
-
-def _short(value: str) -> str:
-    number = re.sub(r"^np\.\w+\((.*)\)$", r"\1", value)  # veRL prints numpy's numbers by their repr
-    try:
-        return f"{float(number):.4g}"
-    except ValueError:
-        return value
+            self._show(f"{PREFIX}from here on {what}: {why}")
 
 
 def _redirect(out: int, err: int) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tiny_paths.samples import K, encoder_config
 from tiny_paths.study.arms import ARMS, MAIN
-from tiny_paths.study.measure import K, encoder_config, measure
+from tiny_paths.study.measure import measure
 from tiny_paths.study.train import DONE
 from verl_dra.embedding import build_encoder
 from verl_dra.report.groups import embedding
