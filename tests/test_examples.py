@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -19,11 +20,12 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.config import ConfigError
 from verl_dra.config.compose import check, composed
+from verl_dra.cpu.platform import answer_for_vllm_distribution
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "recipes" / "examples"
 NEEDED = {
-    "code": "reward.sandbox_fusion.url=http://127.0.0.1:9/run_code",
-    "reward_model": "reward.reward_model.model_path=MODEL",
+    "code": "sandbox_url=http://127.0.0.1:9/run_code",
+    "reward_model": "reward_model_path=MODEL",
 }
 
 
@@ -40,7 +42,10 @@ def example(tmp_path: Path, name: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def _with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with GPUs, where vLLM's distribution is called `vllm`."""
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", importlib.metadata.version)  # put back at the end
+    answer_for_vllm_distribution()
 
 
 def test_the_table_of_readme_has_each_config() -> None:
@@ -109,7 +114,7 @@ def sandbox() -> Iterator[str]:
 def test_programs_are_graded_by_what_the_sandbox_says(
     tmp_path: Path, sandbox: str, completion: str, score: float
 ) -> None:
-    config = example(tmp_path, "code", f"reward.sandbox_fusion.url={sandbox}")
+    config = example(tmp_path, "code", f"sandbox_url={sandbox}")
     check(config)
     manager = load_reward_manager(config, SimpleNamespace())
     cases = json.dumps({"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4\n"]})

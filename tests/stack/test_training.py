@@ -249,11 +249,8 @@ def test_log_probabilities_do_not_wait_for_texts_to_be_decoded(toy_folder: Path,
         [
             "trainer.total_training_steps=2",
             "reward.custom_reward_function.path=null",
-            f"{model}.enable=True",
-            f"{model}.model_path={toy_folder}/reward_model",
-            f"{model}.rollout.name=vllm",
+            f"reward_model_path={toy_folder}/reward_model",
             f"{model}.rollout.dtype=float32",
-            f"{model}.rollout.tensor_model_parallel_size=1",
             f"{model}.rollout.prompt_length=160",
             f"{model}.rollout.response_length=64",
             # What the CPU platform says of the policy's rollout.
@@ -261,6 +258,7 @@ def test_log_probabilities_do_not_wait_for_texts_to_be_decoded(toy_folder: Path,
             f"+{model}.rollout.enable_sleep_mode=False",
             f"+{model}.rollout.engine_kwargs.vllm.distributed_executor_backend=uni",
         ],
+        example="reward_model",
         DECODE_S="0.1",
     )
     assert "completions are embedded after the generation" in run.log
