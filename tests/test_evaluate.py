@@ -29,12 +29,13 @@ from hypothesis import strategies as st
 from scipy.stats import beta, hypergeom
 
 from verl_dra import rewards
+from verl_dra.algorithm.coverage import pass_at_k
 from verl_dra.cli import main
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.evaluate import command
 from verl_dra.evaluate.benchmarks import BENCHMARKS, PROMPT, Problem, load
-from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
+from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k
 from verl_dra.evaluate.generate import Sampling, generate
 from verl_dra.evaluate.generations import GenerationsFile, Sample, read
 from verl_dra.evaluate.measure import check_samples, judge, measure
@@ -100,7 +101,7 @@ def test_a_vote_of_256_in_1024_samples_takes_seconds_at_most() -> None:
 
 @pytest.mark.parametrize("estimate", [lambda k: pass_at_k(4, 1, k), lambda k: maj_at_k(["a"] * 4, [True] * 4, k)])
 def test_more_tries_than_samples_are_refused(estimate: Any) -> None:
-    with pytest.raises(EvaluationError, match="@5 needs 5 samples of each problem, and one has 4"):
+    with pytest.raises(ValueError, match="@5 needs 5 samples of each problem, and one has 4"):
         estimate(5)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import math
 import random
 import re
+import shutil
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,10 +26,13 @@ from run_folders import PATHS, make_run, recorded_group
 from verl_dra.cli import main
 from verl_dra.embedding import EncoderUnavailableError
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.report import names as names_module
 from verl_dra.report import page, text
 from verl_dra.report.contents import contents
+from verl_dra.report.findings import findings
 from verl_dra.report.groups import embedding
 from verl_dra.report.runs import read_runs
+from verl_dra.terminal.colours import DRA, GRPO
 
 
 @pytest.fixture
@@ -94,6 +99,220 @@ def test_curves_are_those_of_the_metrics(tmp_path: Path, two_runs: list[Path]) -
     assert page.links == ["data:,", "#browser"], "the file asks the network for something"
 
 
+Curves = dict[str, dict[int, float]]
+PATHS_OF, ACCURACY, REWARD = "report/effective_paths", "val-core/toy/acc/mean@8", "critic/score/mean"
+
+
+def curve(*values: float) -> dict[int, float]:
+    """Values of validations, which are 25 steps apart."""
+    return {25 * at: value for at, value in enumerate(values)}
+
+
+def said(tmp_path: Path, runs: dict[str, Curves]) -> tuple[str, str]:
+    """The sentence of a report of runs with these metrics, and what its numbers are means of."""
+    folders = []
+    for at, (name, curves) in enumerate(runs.items()):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        steps = sorted({step for values in curves.values() for step in values})
+        lines = [{"step": s, "data": {m: values[s] for m, values in curves.items() if s in values}} for s in steps]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        folders.append(f"{name}={folder}")
+    read = read_runs(folders)
+    names_module.name(read)
+    return findings(read)
+
+
+def test_a_sentence_says_what_happened(tmp_path: Path) -> None:
+    falls, stays = curve(2.9, 2.5, 2, 2, 2, 2, 1.3), curve(2.9, 2.5, 2, 2, 2, 2, 2.8)
+    runs = {
+        f"{name}/{seed}": {
+            PATHS_OF: {step: value + 0.2 * (seed - 1) for step, value in paths.items()},
+            ACCURACY: curve(0.6, 0.7, 0.7, 0.7, 0.7, 0.7, 0.89 + seed / 100),
+        }
+        for name, paths in (("grpo", falls), ("dra", stays))
+        for seed in range(3)
+    }
+    assert said(tmp_path, runs) == (
+        "Effective paths went from 2.9 to 1.3 with grpo and from 2.9 to 2.8 with dra; validation accuracy went from "
+        "0.60 to 0.90 with grpo and from 0.60 to 0.90 with dra.",
+        "Means of the first and the last validation of 3 runs each (steps 0 to 150).",
+    )
+
+
+@pytest.mark.parametrize(
+    ("curves", "sentence", "basis"),
+    [
+        (
+            {PATHS_OF: curve(3, 2, 9, 1, 2), ACCURACY: curve(0.5, 0.7, 0.1, 0.8, 0.9)},
+            "Effective paths went from 2.5 to 1.5; validation accuracy went from 0.60 to 0.85.",
+            "Means of the first and the last 2 validations (steps 0 to 100).",
+        ),
+        (
+            {PATHS_OF: curve(2.94, 9, 2.24)},
+            "Effective paths: too few steps to say (2.9 at step 0 and 2.2 at step 50).",
+            "",
+        ),
+        ({ACCURACY: curve(0.5)}, "Validation accuracy: too few steps to say (0.50 at step 0).", ""),
+        (
+            {
+                ACCURACY: curve(0.5, 0.6),
+                "dra/effective_paths": {step: 3 - step / 10 for step in range(1, 11)},
+                REWARD: {step: step / 10 for step in range(1, 11)},
+            },
+            "Effective paths in training went from 2.7 to 2.2; training reward went from 0.3 to 0.8.",
+            "Means of the first and the last 5 steps (steps 1 to 10).",
+        ),
+        (
+            {PATHS_OF: curve(3, 2, 2, 1), REWARD: dict.fromkeys(range(40), 1.0)},
+            "Effective paths went from 2.5 to 1.5; training reward went from 1 to 1.",
+            "Effective paths: means of the first and the last 2 validations (steps 0 to 75). Training reward: means of "
+            "the first and the last 5 steps (steps 0 to 39).",
+        ),
+        (
+            {"val-core/a/acc/mean@8": curve(0, 0, 0, 0), "val-core/b/reward/mean@8": curve(0.5, 0.5, 1, 1)},
+            "Validation accuracy went from 0.25 to 0.50.",
+            "Means of the first and the last 2 validations (steps 0 to 75).",
+        ),
+        ({"timing_s/step": curve(1)}, "Nothing was measured that tells how diversity and accuracy went.", ""),
+    ],
+)
+def test_a_sentence_is_of_means_and_says_where_there_are_too_few(
+    curves: Curves, sentence: str, basis: str, tmp_path: Path
+) -> None:
+    assert said(tmp_path, {"run": curves}) == (sentence, basis)
+
+
+def test_a_sentence_tells_settings_apart_that_were_not_measured_alike(tmp_path: Path) -> None:
+    runs = {
+        "long": {PATHS_OF: curve(3, 3, 3, 2, 2, 2, 1, 1), ACCURACY: curve(0.5, 0.5, 0.5, 0.5)},
+        "short": {PATHS_OF: curve(3, 2)},
+    }
+    assert said(tmp_path, runs) == (
+        "Effective paths went from 3.0 to 1.0 with long, too few steps to say (3.0 at step 0 and 2.0 at step 25 with "
+        "short); validation accuracy went from 0.50 to 0.50 with long, not measured with short.",
+        "Effective paths with long: means of the first and the last 2 validations (steps 0 to 175). Validation "
+        "accuracy with long: means of the first and the last 2 validations (steps 0 to 75).",
+    )
+
+
+def test_of_many_settings_a_sentence_names_the_ends(tmp_path: Path) -> None:
+    runs = {
+        f"setting {name}": {ACCURACY: curve(0, 0, end, end)} for name, end in zip("abcde", (3, 5, 4, 1, 2), strict=True)
+    }
+    sentence, _ = said(tmp_path, runs)
+    assert sentence == (
+        "Validation accuracy went from 0.00 to 5.00 with setting b and from 0.00 to 1.00 with setting d (of 5 "
+        "settings, the least and the most at the end)."
+    )
+
+
+def clustered(step: int, *sizes: int) -> dict[str, Any]:
+    """A recorded group with clusters of these sizes."""
+    of = [at for at, size in enumerate(sizes) for _ in range(size)]
+    group = recorded_group(random.Random(0), step, 0, len(of))
+    return {**group, "similarity": [[1.0 if a == b else 0.0 for b in of] for a in of]}
+
+
+def test_shares_of_clusters_by_hand(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=3, groups=1)
+    of_step = {1: [(1, 2, 1), (4,)], 2: [(1,) * 8], 3: [(1, 3), (1,)]}
+    for step, groups in of_step.items():
+        lines = [json.dumps(clustered(step, *sizes)) for sizes in groups]
+        (run / "groups" / f"{step}.jsonl").write_text("\n".join(lines))
+    page = report(tmp_path, "--encoder", "none", run)
+    (shares,) = page.data["shares"]
+    assert page.data["shown"][shares["part"]]["kind"] == "training"
+    assert shares["x"] == [1, 2, 3]
+    assert list(zip(*shares["shares"], strict=True)) == [
+        (0.75, 0.125, 0.125, 0, 0, 0, 0),
+        (*[0.125] * 6, 0.25),
+        (0.75, 0.25, 0, 0, 0, 0, 0),
+    ]
+
+
+def test_runs_have_shares_of_validation_whether_they_have_dra_or_not(tmp_path: Path, two_runs: list[Path]) -> None:
+    data = report(tmp_path, *two_runs).data
+    largest = {
+        (data["runs"][data["shown"][found["part"]]["run"]]["name"], data["shown"][found["part"]]["kind"]): found[
+            "shares"
+        ][0]
+        for found in data["shares"]
+    }
+    assert set(largest) == {("grpo", "validation"), ("dra", "validation"), ("dra", "training")}
+    assert largest["grpo", "validation"][-1] == 1 > largest["dra", "validation"][-1]
+
+
+def test_pass_at_k_is_of_the_first_validation_and_the_last(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=6, size=1)
+    for step, rights in ((0, (0, 1)), (3, (3, 3)), (6, (1, 3))):
+        rows = [
+            {"input": f"{at}?", "output": "x", "gts": "", "score": 0.5, "acc": int(sample < right)}
+            for at, right in enumerate(rights)
+            for sample in range(3)
+        ]
+        (run / "validation" / f"{step}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    page = report(tmp_path, "--encoder", "none", "--groups", "1", run)
+    assert page.chart("pass@k") == {
+        "run first validation": ([1, 2, 3], [0.16667, 0.33333, 0.5]),
+        "run last validation": ([1, 2, 3], [0.66667, 0.83333, 1.0]),
+    }
+    assert next(chart["x"] for chart in page.data["charts"] if chart["title"] == "pass@k") == "k"
+
+
+@pytest.mark.parametrize(("scores", "has"), [((0, 1), True), ((-1, 1), True), ((0.5, 1), False), ((-1, 0), False)])
+def test_pass_at_k_needs_to_know_what_is_right(scores: tuple[float, float], has: bool, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dra=False, steps=1)
+    rows = [{"input": "Why?", "output": "x", "gts": "", "score": score} for score in scores]
+    (run / "validation" / "0.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = report(tmp_path, "--encoder", "none", run).data
+    assert ("pass@k" in [chart["title"] for chart in data["charts"]]) is has
+    assert any(note.startswith("'pass@k' leaves out run: it needs two samples") for note in data["notes"]) is not has
+
+
+def test_curves_that_coincide_are_known(tmp_path: Path) -> None:
+    curves = {"a/0": (0.0, 1.0), "b/0": (0.004, 1.0), "c": (0.1, 1.0), "b/1": (0.0, 0.998), "d": (0.0, 1.0, 2.0)}
+    folders = []
+    for at, (name, values) in enumerate(curves.items()):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        lines = [json.dumps({"step": step, "data": {REWARD: value}}) for step, value in enumerate(values)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+        folders.append(f"{name}={folder}")
+    (chart,) = report(tmp_path, *folders).data["charts"]
+    assert chart["same"] == [[0, 1, 3]]
+    (chart,) = report(tmp_path, *folders[1:4:2]).data["charts"]
+    assert chart["same"] == [], "seeds of a setting look the same anyhow"
+
+
+def test_colours_are_by_method_and_not_by_order(tmp_path: Path, two_runs: list[Path]) -> None:
+    for runs in (two_runs, two_runs[::-1]):
+        data = report(tmp_path, "--encoder", "none", *runs).data
+        assert {family["name"]: tuple(family["colours"]) for family in data["families"]} == {"grpo": GRPO, "dra": DRA}
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "orange"),
+    [
+        ("dra: {enabled: true}", "x", True),
+        ("dra: {enabled: true, strength: 0.0}", "dra/weight/mean", False),
+        ("dra: {enabled: false}", "dra/weight/mean", False),
+        ("a: 1", "dra/weight/mean", True),
+        ("a: 1", "critic/score/mean", False),
+        ("dra: {enabled: '${oc.env:NO_SUCH_VARIABLE}'}", "dra/weight/mean", True),
+    ],
+)
+def test_whether_a_run_had_dra_is_in_its_settings_or_its_metrics(
+    settings: str, metric: str, orange: bool, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text(settings)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {metric: 1.0}}))
+    ((_, colours),) = [family.values() for family in report(tmp_path, run).data["families"]]
+    assert tuple(colours) == (DRA if orange else GRPO)
+
+
 def test_a_run_without_dra_shows_its_collapse_too(tmp_path: Path, two_runs: list[Path]) -> None:
     paths = report(tmp_path, *two_runs).chart("Different ways to answer")
     assert paths["grpo"][0] == paths["dra"][0] == [0, 3, 6]
@@ -123,6 +342,8 @@ def test_completions_of_a_cluster_stand_side_by_side(tmp_path: Path, two_runs: l
     for group in report(tmp_path, *two_runs).groups("dra", "training", 2):
         similarity, clusters = np.array(group["similarity"]), [c[7] for c in group["completions"]]
         assert clusters == sorted(clusters)
+        sizes = [clusters.count(cluster) for cluster in dict.fromkeys(clusters)]
+        assert sizes == sorted(sizes, reverse=True), "the largest comes first"
         assert len(set(clusters)) == len({c[0].split("</b>")[0] for c in group["completions"]})
         same = np.equal.outer(clusters, clusters)
         assert ((similarity > 0.9) == same).all()
@@ -415,9 +636,12 @@ def test_texts_can_hold_anything(tmp_path: Path) -> None:
 def test_a_run_can_be_called_anything(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=1, dra=False)
     name = "</title><b>&amp;\u2028"
-    page = report(tmp_path, "--encoder", "none", f"{name}={run}")
+    page = report(tmp_path, "--encoder", "none", f"{name}={run}", f"b={make_run(tmp_path / 'b', steps=1, dra=False)}")
     assert page.data["runs"][0]["name"] == name
-    assert page.title == f"verl_dra report: {name}"
+    assert page.title == f"verl_dra report: {name}, b"
+    assert (
+        f"too few steps to say (0.60 at step 0 with {html.escape(name)} and " in (tmp_path / "report.html").read_text()
+    )
     assert "b" not in page.tags
 
 
@@ -431,6 +655,7 @@ def test_text_for_a_terminal(two_runs: list[Path], capsys: pytest.CaptureFixture
 
 def test_a_group_and_a_long_curve_in_a_terminal_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", steps=1, groups=1, size=2)
+    shutil.rmtree(run / "validation")
     lines = [json.dumps({"step": at, "data": {"critic/score/mean": at}}) for at in range(47)]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     path = run / "groups" / "1.jsonl"
@@ -442,6 +667,9 @@ def test_a_group_and_a_long_curve_in_a_terminal_by_hand(tmp_path: Path, capsys: 
     path.write_text(json.dumps(group))
     assert main(["report", "--text", "--encoder", "none", str(run)]) == 0
     assert capsys.readouterr().out == (
+        "Training reward went from 2 to 44.\n"
+        "Means of the first and the last 5 steps (steps 0 to 46).\n"
+        "\n"
         "Training reward (raw, with DRA and without)\n"
         "run                            first  last    steps\n"
         "---  ------------------------  -----  ----  -------\n"

@@ -49,6 +49,15 @@ class Browser:
     def texts(self, selector: str) -> list[str]:
         return [found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector)]
 
+    def chart(self, title: str) -> str:
+        """The plot of the chart that is called so."""
+        found = self.js(
+            "return [...document.querySelectorAll('figure')].find(e => e.innerText.startsWith(arguments[0]))"
+            "?.querySelector('.plot').id",
+            title,
+        )
+        return str(found)
+
     def drawn(self, plot: str) -> list[dict[str, Any]]:
         """The traces of a plot, once it has been drawn because it was scrolled to."""
         self.js("document.getElementById(arguments[0]).scrollIntoView()", plot)
@@ -56,7 +65,8 @@ class Browser:
         # Plotly keeps numbers as it likes; those that are drawn are plain.
         return self.js(
             "return document.getElementById(arguments[0]).data.map(t => ({name: t.name, type: t.type, "
-            "x: Array.from(t.x), y: Array.from(t.y), z: t.z && Array.from(t.z), colour: t.line && t.line.color}))",
+            "x: Array.from(t.x), y: Array.from(t.y), z: t.z && Array.from(t.z), colour: t.line && t.line.color, "
+            "width: t.line && t.line.width}))",
             plot,
         )
 
@@ -69,6 +79,8 @@ class Browser:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [make_run(folder / "grpo", dra=False), make_run(folder / "dra")]
+    dump = runs[0] / "validation" / "3.jsonl"
+    dump.write_text("".join(line for line in dump.read_text().splitlines(True) if "Question 0" not in line))
     assert main(["report", "--out", str(folder / "report.html"), *map(str, runs)]) == 0
     return folder / "report.html"
 
@@ -90,12 +102,120 @@ def browser(driver: webdriver.Chrome) -> Iterator[Browser]:
 
 def test_curves_of_all_runs_lie_over_each_other(browser: Browser, report: Path) -> None:
     browser.open(report)
-    titles = browser.texts("#charts figcaption")
-    at = next(i for i, title in enumerate(titles) if title.startswith("Training reward"))
-    traces = browser.drawn(f"chart-{at}")
+    traces = browser.drawn(browser.chart("Training reward"))
     assert [trace["name"] for trace in traces] == ["grpo", "dra"]
     assert traces[1]["y"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8]
     assert len({trace["colour"] for trace in traces}) == 2
+
+
+def test_what_happened_is_said_on_top(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    (said,) = browser.texts("main > p:first-child")
+    assert said.startswith("Effective paths: too few steps to say (")
+    assert "training reward" not in said
+
+
+def test_shares_of_clusters_are_areas_run_beside_run(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert browser.texts("#shares-validation .panel p") == ["grpo", "dra"]
+    assert browser.texts("#shares-training .panel p") == ["dra"]
+    for panel in range(3):
+        shares = browser.drawn(f"share-{panel}")
+        assert shares[0]["name"] == "largest"
+        assert [sum(values) for values in zip(*(share["y"] for share in shares), strict=True)] == pytest.approx(
+            [1] * len(shares[0]["x"]), abs=1e-3
+        )
+    boxes = browser.js(
+        "return [...document.querySelectorAll('#shares-validation .plot')].map(e => e.getBoundingClientRect().top)"
+    )
+    assert boxes[0] == boxes[1]
+    names = [found.accessible_name for found in browser.driver.find_elements(By.CSS_SELECTOR, ".panel .plot")]
+    assert names[0].endswith("grpo, validation: the largest from 40 % to 100 %")
+    browser.driver.find_element(By.CSS_SELECTOR, "#families button").click()
+    assert browser.texts("#shares-validation .panel p") == ["", "dra"], "what is taken out of the curves is hidden here"
+
+
+def test_curves_that_coincide_are_told_apart(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    captions = browser.texts("#charts figcaption")
+    (caption,) = [caption for caption in captions if caption.startswith("Training reward")]
+    assert caption.endswith("grpo and dra coincide: the narrower line lies on the wider one")
+    at = browser.chart("Training reward")
+    below, above = browser.drawn(at)
+    assert below["width"] >= above["width"] + 4
+    browser.driver.find_element(By.CSS_SELECTOR, "#families li:last-child button").click()
+    browser.wait(lambda: [trace["width"] for trace in browser.drawn(at)] == [2])
+
+
+def test_pass_at_k_is_over_k(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    at = browser.chart("pass@k")
+    assert browser.drawn(at)[0]["x"] == [1, 2, 4, 8]
+    ticks = browser.js(
+        "return [...document.querySelectorAll('#' + arguments[0] + ' .xtick text')].map(e => e.textContent)", at
+    )
+    assert ticks == ["1", "2", "4", "8"]
+
+
+def test_a_prompt_is_shown_side_by_side_for_two_runs_step_by_step(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert browser.texts("#beside option") == ["no other run"], "of training there is one run"
+    browser.press("r", "r")
+    browser.wait(lambda: browser.texts("#beside option") == ["nothing", "grpo, validation"])
+    browser.press("b")
+    browser.wait(lambda: browser.texts(".side > h3") == ["dra, validation, step 6", "grpo, validation, step 6"])
+    assert len(browser.texts("#group .prompt")) == 1
+    assert browser.drawn("heat")[0]["z"] != browser.drawn("heat-beside")[0]["z"]
+    ranges = [
+        browser.js("return document.getElementById(arguments[0]).layout.yaxis.range", browser.drawn(plot) and plot)
+        for plot in ("bars", "bars-beside")
+    ]
+    assert ranges[0] == ranges[1]
+    browser.js("document.getElementById('heat-beside').emit('plotly_click', {points: [{y: '8'}]})")
+    assert browser.js(
+        "return document.querySelector('.completion.seen').closest('.side') === document.querySelectorAll('.side')[1]"
+    )
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.texts(".side > h3") == ["dra, validation, step 3", "grpo, validation, step 3"])
+    browser.press("/", *"Question 0", Keys.ESCAPE)
+    browser.wait(
+        lambda: len(browser.texts(".side")) == 2 and "has no such prompt at step 3" in browser.texts(".side")[1]
+    )
+    browser.press("b")
+    browser.wait(lambda: browser.texts(".side") == [])
+
+
+def test_the_address_opens_at_what_is_shown(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    address = "return location.hash"
+    assert browser.js(address) == ""
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.js(address) == "#dra:training/5/1")
+    browser.press("j")
+    browser.wait(lambda: browser.js(address) == "#dra:training/5/2")
+    browser.press("r", "r", "b", "k")
+    browser.wait(lambda: browser.js(address) == "#dra:validation/6/1/grpo:validation")
+    chosen = "return [...document.querySelectorAll('#list button')].findIndex(e => e.ariaCurrent === 'true') + 1"
+    for shared, part, step, group, sides in (
+        ("#dra:validation/3/2/grpo:validation", "dra, validation", "3", 2, 2),
+        ("#grpo/6/4", "grpo, validation", "6", 4, 0),
+        ("#dra/4/3", "dra, training", "4", 3, 0),
+    ):
+        browser.js("location.hash = arguments[0]", shared)
+        browser.wait(
+            lambda part=part, step=step: browser.texts("#part option:checked") == [part] and browser.step == step
+        )
+        browser.wait(lambda group=group: browser.js(chosen) == group)
+        assert len(browser.texts(".side")) == sides
+        assert browser.texts("#missed") == [""]
+    browser.js("location.hash = '#dra/5/99'")
+    browser.wait(lambda: "step 5, group 99, which this report does not have" in browser.texts("#missed")[0])
+    browser.js("location.hash = '#100%/5/1'")
+    browser.wait(lambda: browser.texts("#missed")[0].startswith("The address names 100%, which has no groups"))
+    browser.driver.get("about:blank")
+    browser.driver.get(f"{report.as_uri()}#dra/2/3")
+    browser.wait(lambda: browser.step == "2" and browser.js(chosen) == 3)
+    browser.wait(lambda: abs(browser.js("return document.getElementById('browser').getBoundingClientRect().top")) < 5)
 
 
 def test_a_run_can_be_taken_out_of_the_curves(browser: Browser, report: Path) -> None:
@@ -183,7 +303,8 @@ def test_runs_bars_and_clusters_have_colours_of_their_own_that_can_be_seen(
     bars = browser.js("return [...document.querySelectorAll('#bars .point path')].map(e => getComputedStyle(e).fill)")
     assert len(set(of_runs)) == 8
     assert len(set(bars)) == 2
-    assert len({*of_runs, *of_clusters, *bars}) == 8 + len(of_clusters) + 2
+    assert set(bars) & set(of_runs) == {of_runs[0]}, "orange is with DRA, in bars and in curves"
+    assert len({*of_runs, *of_clusters, *bars}) == 8 + len(of_clusters) + 1
     for colour in (*of_runs, *of_clusters, *bars):
         assert contrast(colour, panel) >= 3, colour
 
@@ -243,11 +364,19 @@ def test_a_group_without_scores_says_so(browser: Browser, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, dark: bool, tmp_path: Path) -> None:
-    browser.open(report, width=390, height=800, dark=dark)
+    browser.open(report, width=420, height=800, dark=dark)
     browser.driver.find_element(By.LINK_TEXT, "Groups").click()
     browser.wait(lambda: browser.js("return document.getElementById('browser').getBoundingClientRect().top") < 800)
     browser.drawn("heat")
-    assert browser.js("return document.documentElement.scrollWidth") == 390
+    for plot in browser.js("return [...document.querySelectorAll('#charts .plot')].map(e => e.id)"):
+        browser.drawn(plot)
+    past = (
+        "const right = (e) => e.getBoundingClientRect().right;"
+        "return [...document.querySelectorAll('.plot')]"
+        ".filter(e => right(e.querySelector('.main-svg')) > right(e.closest('figure'))).map(e => e.id)"
+    )
+    assert browser.js(past) == []
+    assert browser.js("return document.documentElement.scrollWidth") == 420
     paper, ink = browser.js("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
     light = [sum(map(int, colour[4:-1].split(","))) / 765 for colour in (paper, ink)]
     assert (light[0] < 0.2 and light[1] > 0.8) if dark else (light[0] > 0.9 and light[1] < 0.2)

@@ -14,8 +14,8 @@ import torch
 
 from tiny_paths.task import STRATEGIES
 from verl_dra import effective_paths
+from verl_dra.algorithm.coverage import pass_at_k
 from verl_dra.embedding import EmbeddingConfig
-from verl_dra.evaluate.estimators import pass_at_k
 from verl_dra.report.groups import Embed
 
 K = 8

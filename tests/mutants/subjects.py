@@ -26,10 +26,14 @@ class Subject:
         return [str(file.relative_to(repository)) for file in found]
 
 
+_PASS_AT_K = "test_pass_at_k_is_the_share_of_subsets_with_a_right_one"
 _DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
 
 SUBJECTS = {
-    "algorithm": Subject(("algorithm",), ("algorithm", "similarity", "baselines", "estimator", "survival")),
+    "algorithm": Subject(
+        ("algorithm",),
+        (*("algorithm", "similarity", "baselines", "estimator", "survival"), f"evaluate::{_PASS_AT_K}"),
+    ),
     "weighing": Subject(("training/weighing.py",), ("weighing", "trainer")),
     "estimator": Subject(("training/estimator.py",), ("estimator",)),
     "rows": Subject(("training/rows.py",), ("rows", "estimator")),

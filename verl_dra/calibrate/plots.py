@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from verl_dra.calibrate.encoders import Seen
+from verl_dra.terminal.colours import GREEN, PINK
 
-_COLOURS = ("#0072B2", "#E69F00")
 _BINS = 40
 
 
@@ -30,7 +30,7 @@ def histograms(
         figure.subplots(len(seen), 1, squeeze=False)[:, 0], seen, cuts, titles, strict=True
     ):
         edges = np.linspace(min(0.0, float(one.cosine.min())), 1, _BINS + 1)
-        for (name, of), colour in zip(parts.items(), _COLOURS, strict=True):
+        for (name, of), colour in zip(parts.items(), (GREEN.light, PINK.light), strict=True):
             if of.any():
                 shares = np.full(int(of.sum()), 1 / of.sum())
                 axes.hist(one.cosine[of], edges, weights=shares, alpha=0.6, color=colour, label=f"{name} ({of.sum()})")

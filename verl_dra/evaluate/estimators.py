@@ -1,4 +1,4 @@
-"""What n samples of a problem say of one try, of k tries and of a vote, and how sure a mean over problems is."""
+"""What n samples of a problem say of a vote and of different words, and how sure a mean over problems is."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ _DIGITS = 12
 
 class EvaluationError(ValueError):
     """Something that can't be evaluated; the message says what and what to do."""
-
-
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k of n samples hold a right one: 1 - C(n - right, k) / C(n, k), unbiased (arXiv 2107.03374).
-
-    Raises:
-        EvaluationError: `k` is not from 1 to `n`.
-    """
-    if not 1 <= k <= n:
-        raise EvaluationError(f"pass@{k} needs {k} samples of each problem, and one has {n}")
-    return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
 def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> float:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from verl_dra.algorithm.coverage import pass_at_k
 from verl_dra.embedding import Encoder, encode_all
-from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k, pass_at_k
+from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k
 from verl_dra.evaluate.generations import Sample
 from verl_dra.rewards import alike
 

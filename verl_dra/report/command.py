@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from verl_dra.report.contents import Shown
     from verl_dra.report.groups import Embed
     from verl_dra.report.runs import Run
 
@@ -23,11 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="[NAME=]RUN_DIR",
-        help="folders of runs, those of one setting with several seeds in one colour; without a NAME they are called "
-        "by their folders, or where those are only dates and numbers, by the overrides in which they differ",
+        help="folders of runs, those of one setting with several seeds in one colour (the first setting without DRA is "
+        "blue, the first with it orange); without a NAME they are called by their folders, or where those are only "
+        "dates and numbers, by the overrides in which they differ",
     )
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the HTML file (%(default)s)")
-    parser.add_argument("--text", action="store_true", help="show it in the terminal, and make no file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        help="the HTML file (%(default)s); its address in the browser opens at the group that is shown",
+    )
+    parser.add_argument(
+        "--text", action="store_true", help="say what happened and show the curves in the terminal, and make no file"
+    )
     parser.add_argument(
         "--encoder",
         metavar="MODEL",
@@ -67,8 +76,7 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     from verl_dra.embedding import EncoderUnavailableError
     from verl_dra.report import page, text
     from verl_dra.report.contents import contents, has_dumps, unreadable
-    from verl_dra.report.curves import EFFECTIVE_PATHS
-    from verl_dra.report.runs import ReportError
+    from verl_dra.report.runs import EFFECTIVE_PATHS, ReportError
 
     notes = [note for run in runs for note in run.notes]
     embed = None
@@ -88,6 +96,11 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
             f"'Different ways to answer' leaves out {', '.join(without)}: it needs dumps of validation with several "
             "sampled completions a prompt (trainer.validation_data_dir, actor_rollout_ref.rollout.val_kwargs.n, "
             ".do_sample and .temperature)."
+        )
+    if unjudged := [runs[part.run].name for part in shown if _several_unjudged(part)]:
+        notes.append(
+            f"'pass@k' leaves out {', '.join(unjudged)}: it needs two samples or more of each validation prompt, and "
+            "an `acc` of the reward, or scores of 0 and 1 alone, that say which are right."
         )
     if lines := unreadable(shown):
         notes.append(f"{lines} lines of records could not be read and are left out.")
@@ -111,6 +124,15 @@ def _report(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         sys.stderr.write(
             f"verl-dra report: two steps of each run are more than --max-mb={options.max_mb:g}; give fewer --groups\n"
         )
+
+
+def _several_unjudged(part: Shown) -> bool:
+    """Whether it has validation groups of several samples, and no pass@k."""
+    from verl_dra.report.contents import VALIDATION
+
+    steps = part.steps.values()
+    several = any(len(group.completions) > 1 for step in steps for group in step.groups)
+    return part.kind == VALIDATION and several and not any(step.pass_at for step in steps)
 
 
 def _encoder(model: str | None, runs: Sequence[Run]) -> tuple[Embed, str]:

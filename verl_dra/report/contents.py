@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-from verl_dra.report.curves import EFFECTIVE_PATHS
 from verl_dra.report.groups import Embed, Step, dumped, recorded
-from verl_dra.report.runs import Run
+from verl_dra.report.runs import EFFECTIVE_PATHS, Run
 
 TRAINING, VALIDATION = "training", "validation"
 

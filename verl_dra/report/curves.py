@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_dra.report.runs import Run
+from verl_dra.report.contents import Shown
+from verl_dra.report.runs import EFFECTIVE_PATHS, Run
+
+ACCURACY = r"^val-core/(.*)/(?:acc|reward)/mean@\d+$"
+REWARD = r"^critic/score/mean$"
+TRAINING_PATHS = r"^dra/effective_paths$"
+_LARGE = 2
+"""Charts that the page draws large."""
+_SAME = 0.005
+"""Of a chart's height: curves that are nowhere further apart than this coincide."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +29,15 @@ class Chart:
     note: str = ""
 
 
-EFFECTIVE_PATHS = "report/effective_paths"
-"""Of the validation groups that the report shows; measured by the report, so that runs without DRA have it as well."""
-
 CHARTS = (
     Chart(
         "Different ways to answer",
         (("", rf"^{EFFECTIVE_PATHS}$"),),
         "effective paths (Vendi score) of validation groups: 1 where all completions say the same",
     ),
-    Chart("Validation accuracy", (("", r"^val-core/(.*)/(?:acc|reward)/mean@\d+$"),)),
-    Chart("Training reward", (("", r"^critic/score/mean$"),), "raw, with DRA and without"),
-    Chart("Effective paths in training", (("", r"^dra/effective_paths$"),), "measured where DRA is on"),
+    Chart("Validation accuracy", (("", ACCURACY),)),
+    Chart("Training reward", (("", REWARD),), "raw, with DRA and without"),
+    Chart("Effective paths in training", (("", TRAINING_PATHS),), "measured where DRA is on"),
     Chart("Validation, best of all samples", (("", r"^val-core/(.*)/(?:acc|reward)/best@\d+/mean$"),)),
     Chart("Policy entropy", (("", r"^actor/entropy$"),)),
     Chart(
@@ -48,10 +54,19 @@ CHARTS = (
 )
 
 
-def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Those charts that have a curve: title, note, and `series` of run number, name, dash, steps and values.
+PASS_AT_K = Chart(
+    "pass@k",
+    (("last validation", ""), ("first validation", "")),
+    "chance that k samples of a prompt hold a right one, mean over all prompts of a validation",
+)
 
-    A name has the same dash in each run.
+
+def charts(runs: Sequence[Run], shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Those charts that have a curve: title, note, what `x` is (`steps`, or the `k` of pass@k), and `series` of run
+    number, name, dash, `x` and values.
+
+    A name has the same dash in each run. `same` lists the numbers of series that coincide, in groups; where all of them
+    look the same, being the seeds of one setting, they are left out.
     """
     metrics = sorted({metric for run in runs for metric in run.history.values})
     found = []
@@ -63,17 +78,56 @@ def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
             name_of |= {m[0]: " ".join(filter(None, (name, m[1] if several else ""))) for m in matches}
         dashes = list(dict.fromkeys(name_of.values()))
         series = [
-            {
-                "run": number,
-                "name": name,
-                "dash": dashes.index(name),
-                "x": list(run.history.values[metric]),
-                "y": [float(f"{value:.5g}") for value in run.history.values[metric].values()],
-            }
+            _series(number, name, dashes, run.history.values[metric])
             for number, run in enumerate(runs)
             for metric, name in name_of.items()
             if metric in run.history.values
         ]
-        if series:
-            found.append({"title": chart.title, "note": chart.note, "series": series})
-    return found
+        found.append(_chart(chart, "steps", series, runs))
+    found.insert(_LARGE, _chart(PASS_AT_K, "k", _pass_at_k(shown), runs))
+    return [chart for chart in found if chart["series"]]
+
+
+def _pass_at_k(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    last, first = names = [name for name, _ in PASS_AT_K.lines]
+    series = []
+    for part in shown:
+        judged = [step.pass_at for step in part.steps.values() if step.pass_at]
+        if judged:
+            series.append(_series(part.run, last, names, judged[-1]))
+        if len(judged) > 1:
+            series.append(_series(part.run, first, names, judged[0]))
+    return series
+
+
+def _series(run: int, name: str, names: Sequence[str], values: Mapping[int, float]) -> dict[str, Any]:
+    return {
+        "run": run,
+        "name": name,
+        "dash": names.index(name),
+        "x": list(values),
+        "y": [float(f"{value:.5g}") for value in values.values()],
+    }
+
+
+def _chart(chart: Chart, x: str, series: list[dict[str, Any]], runs: Sequence[Run]) -> dict[str, Any]:
+    looks = [(runs[one["run"]].family, one["name"]) for one in series]
+    same = [group for group in _same(series) if len({looks[at] for at in group}) > 1]
+    return {"title": chart.title, "note": chart.note, "x": x, "series": series, "same": same}
+
+
+def _same(series: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Numbers of series that coincide, in groups; one that is alone is a group."""
+    values = [value for one in series for value in one["y"]]
+    near = _SAME * (max(values) - min(values)) if values else 0.0
+    curves = [dict(zip(one["x"], one["y"], strict=True)) for one in series]
+    groups: list[list[int]] = []
+    for at, curve in enumerate(curves):
+        for group in groups:
+            other = curves[group[0]]
+            if set(curve) == set(other) and all(abs(value - other[x]) <= near for x, value in curve.items()):
+                group.append(at)
+                break
+        else:
+            groups.append([at])
+    return groups

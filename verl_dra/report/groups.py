@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from statistics import fmean
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from verl_dra.algorithm import adjust_rewards, diversity_weights, effective_paths, graph_cut_smi
+from verl_dra.algorithm.coverage import pass_at_k
 from verl_dra.embedding import Encoder, encode_all
 from verl_dra.files import Unreadable, UnreadableFileError, lines
 from verl_dra.record import shortened
@@ -27,6 +29,9 @@ CLUSTER_COSINE = 0.9
 CHARACTERS = 4000
 """Of a validation text that is shown; all of it is embedded."""
 _EPSILON = 1e-6  # veRL 0.9.1's in compute_grpo_outcome_advantage
+
+_JUDGED: tuple[set[float | None], ...] = ({0, 1}, {-1, 1})
+"""Values that say wrong and right."""
 
 Embed = Callable[[Sequence[str]], Tensor]
 Read = TypeVar("Read")
@@ -45,6 +50,7 @@ class Completion:
     advantage_without: float | None = None
     """What the base estimator gives for the raw rewards."""
     cluster: int = 0
+    """0 for the largest of its group."""
 
 
 @dataclass
@@ -63,11 +69,24 @@ class Group:
     """How its rewards were adjusted; empty where nothing is known of it."""
 
 
+class _Sample(NamedTuple):
+    """A line of veRL's dumps."""
+
+    prompt: str
+    truth: str | None
+    completion: Completion
+    accuracy: float | None
+    """What its `acc` says; None without one."""
+
+
 @dataclass
 class Step:
     """The groups of a step that a file holds."""
 
     groups: list[Group] = field(default_factory=list)
+    pass_at: dict[int, float] = field(default_factory=dict)
+    """pass@k by k, the mean over all prompts of a validation dump, also those that are not shown; empty where its
+    prompts have one sample or nothing says which are right."""
     unreadable: int = 0
     """Lines that can't be read."""
 
@@ -75,19 +94,19 @@ class Step:
 def recorded(path: Path, most: int) -> Step:
     """The groups of a training step that `dra.record` wrote, `most` at most."""
     groups, unreadable = _lines(path, _recorded_group)
-    return Step(groups[:most], unreadable)
+    return Step(groups[:most], unreadable=unreadable)
 
 
 def dumped(path: Path, most: int, embed: Embed | None) -> Step:
     """The same `most` prompts of each of veRL's dumps; with `embed`, what DRA-GRPO and GRPO would make of them."""
     samples, unreadable = _lines(path, _sample)
-    of_prompt: dict[str, list[tuple[str | None, Completion]]] = defaultdict(list)
-    for prompt, truth, completion in samples:
-        of_prompt[prompt].append((truth, completion))
+    of_prompt: dict[str, list[_Sample]] = defaultdict(list)
+    for sample in samples:
+        of_prompt[sample.prompt].append(sample)
     prompts = sorted(of_prompt, key=lambda prompt: (zlib.crc32(prompt.encode(errors="replace")), prompt))
-    step = Step(unreadable=unreadable)
+    step = Step(pass_at=_pass_at(samples), unreadable=unreadable)
     for prompt in prompts[:most]:
-        group = Group(prompt, of_prompt[prompt][0][0], [completion for _, completion in of_prompt[prompt]])
+        group = Group(prompt, of_prompt[prompt][0].truth, [sample.completion for sample in of_prompt[prompt]])
         if embed is not None:
             group = _ordered(_as_training_would(group, embed))
         group.prompt = shortened(prompt, CHARACTERS)
@@ -142,18 +161,21 @@ def _grpo(rewards: Tensor) -> Tensor:
 
 
 def _ordered(group: Group) -> Group:
-    """Completions in the order of a dendrogram's leaves, with the number of their cluster."""
+    """Completions by cluster, the largest first; within each, and clusters of one size, in the order of a dendrogram's
+    leaves."""
     n = len(group.completions)
     if group.similarity is None or n < 2:
         return group
     distances = np.clip(1 - (group.similarity + group.similarity.T) / 2, 0, None)
     np.fill_diagonal(distances, 0)
     tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
-    order = leaves_list(tree)
+    leaves = leaves_list(tree)
     clusters = fcluster(tree, 1 - CLUSTER_COSINE, "distance")
-    number: dict[int, int] = {}
-    for at in order:
-        group.completions[at].cluster = number.setdefault(int(clusters[at]), len(number))
+    size = Counter(clusters[leaves].tolist())
+    number = {cluster: at for at, (cluster, _) in enumerate(size.most_common())}
+    for completion, cluster in zip(group.completions, clusters.tolist(), strict=True):
+        completion.cluster = number[cluster]
+    order = sorted(leaves, key=lambda at: group.completions[at].cluster)
     group.completions = [group.completions[at] for at in order]
     group.similarity = group.similarity[np.ix_(order, order)]
     return group
@@ -206,9 +228,33 @@ def _method(line: dict[str, Any]) -> str:
     return ", ".join([*parts, f"over {line.get('base_estimator')}"])
 
 
-def _sample(line: dict[str, Any]) -> tuple[str, str | None, Completion]:
-    """Prompt, right answer and completion of a line of veRL's dumps."""
-    return _text(line["input"]), _truth(line.get("gts")), Completion(_text(line["output"]), _number(line["score"]))
+def _sample(line: dict[str, Any]) -> _Sample:
+    """What a line of veRL's dumps holds."""
+    said = line.get("acc")
+    return _Sample(
+        _text(line["input"]),
+        _truth(line.get("gts")),
+        Completion(_text(line["output"]), _number(line["score"])),
+        float(said) if isinstance(said, (bool, int, float)) else None,
+    )
+
+
+def _pass_at(samples: Sequence[_Sample]) -> dict[int, float]:
+    """pass@k for k = 1, 2, 4, ... and as many samples as each prompt has; right is what `acc` says, and without that a
+    score, where all are of two values."""
+    judged = [sample.accuracy for sample in samples]
+    if all(said is None for said in judged):
+        judged = [sample.completion.reward for sample in samples]
+    if not any(set(judged) <= of for of in _JUDGED):
+        return {}
+    of_prompt: dict[str, list[bool]] = defaultdict(list)
+    for sample, said in zip(samples, judged, strict=True):
+        of_prompt[sample.prompt].append(said == 1)
+    most = min((len(right) for right in of_prompt.values()), default=0)
+    if most < 2:
+        return {}
+    ks = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return {k: fmean(pass_at_k(len(right), sum(right), k) for right in of_prompt.values()) for k in (*ks, most)}
 
 
 def _truth(value: Any) -> str | None:

@@ -14,23 +14,13 @@ from typing import Any, NamedTuple
 
 from verl_dra.report.contents import Shown
 from verl_dra.report.curves import charts
+from verl_dra.report.findings import findings
 from verl_dra.report.groups import CLUSTER_COSINE, Group
 from verl_dra.report.runs import Run
+from verl_dra.report.shares import shares
+from verl_dra.terminal.colours import DRA, GRPO, of_settings
 
 _SHORT = 1000  # characters of a text, where whole ones are too much
-
-# For light panels and for dark ones, of a contrast of 3 or more. The first ones and their order are Okabe and Ito's,
-# which colour-blind eyes tell apart.
-COLOURS = (
-    ("#0072B2", "#56B4E9"),
-    ("#B87700", "#E69F00"),
-    ("#00875F", "#2FBF8F"),
-    ("#B5588C", "#CC79A7"),
-    ("#D55E00", "#FF7F3F"),
-    ("#5470A8", "#9DB4D8"),
-    ("#7A7A00", "#C8C84A"),
-    ("#6E6E6E", "#A8A8A8"),
-)
 
 
 class Page(NamedTuple):
@@ -49,14 +39,20 @@ def render(runs: Sequence[Run], shown: Sequence[Shown], most_bytes: int, notes: 
     """
     page = files("verl_dra.report") / "page"
     families = list(dict.fromkeys(run.family for run in runs))
+    colours = of_settings([any(run.with_dra for run in runs if run.family == family) for family in families])
+    said = findings(runs)
     head: dict[str, Any] = {
         "runs": [{"name": run.name, "family": families.index(run.family)} for run in runs],
-        "families": [{"name": name, "colours": COLOURS[number % len(COLOURS)]} for number, name in enumerate(families)],
-        "charts": charts(runs),
+        "families": [{"name": name, "colours": colour} for name, colour in zip(families, colours, strict=True)],
+        "methods": {"without": GRPO, "with": DRA},
+        "charts": charts(runs, shown),
+        "shares": shares(shown),
         "cluster_cosine": CLUSTER_COSINE,
     }
     parts = {
         "TITLE": html.escape(", ".join(families)),
+        "SAID": html.escape(said.sentence),
+        "BASIS": html.escape(said.basis),
         "STYLE": (page / "report.css").read_text(),
         "SCRIPT": (page / "report.js").read_text(),
         "PLOTLY": _packed((files("plotly") / "package_data" / "plotly.min.js").read_bytes()),

@@ -14,6 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.record.history import History, read_history
 
+EFFECTIVE_PATHS = "report/effective_paths"
+"""Of the validation groups that the report shows; measured by the report, so that runs without DRA have it as well."""
+
 
 class ReportError(ValueError):
     """No report can be made of what was given."""
@@ -37,6 +40,18 @@ class Run:
     """Runs of a family have one colour."""
     notes: list[str] = field(default_factory=list)
     """What could not be read of it."""
+
+    @property
+    def with_dra(self) -> bool:
+        """Whether DRA adjusted its rewards: what its settings say, and without those its metrics."""
+        try:
+            enabled = OmegaConf.select(self.config, "dra.enabled")
+            strength = OmegaConf.select(self.config, "dra.strength")
+        except OmegaConfBaseException:  # an interpolation of the machine that it ran on
+            enabled = strength = None
+        if enabled is None:
+            return any(metric.startswith("dra/weight/") for metric in self.history.values)
+        return bool(enabled) and strength != 0
 
     def dumps(self, key: str, usual: str) -> dict[int, Path]:
         """veRL's dumps by step: of the folder `usual` in the run's, or of that which the setting `key` names."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from verl_dra.report.contents import Shown
 from verl_dra.report.curves import charts
+from verl_dra.report.findings import findings
 from verl_dra.report.groups import Completion, Group
 from verl_dra.report.runs import Run
 from verl_dra.terminal.tables import signed, table
@@ -17,9 +18,11 @@ _BAR = 8
 
 
 def render(runs: Sequence[Run], shown: Sequence[Shown]) -> str:
-    """Each chart as a table of first and last values with a small curve, then the most redundant group of each run."""
-    parts = []
-    for chart in charts(runs):
+    """What happened in a sentence, each chart as a table of first and last values with a small curve, then the most
+    redundant group of each run."""
+    said = findings(runs)
+    parts = ["\n".join(filter(None, said)) + "\n"]
+    for chart in charts(runs, shown):
         values = [value for series in chart["series"] for value in series["y"]]
         rows = [
             [
@@ -32,7 +35,7 @@ def render(runs: Sequence[Run], shown: Sequence[Shown]) -> str:
             for series in chart["series"]
         ]
         note = f" ({chart['note']})" if chart["note"] else ""
-        parts.append(f"{chart['title']}{note}\n{table(['run', '', 'first', 'last', 'steps'], rows, left=2)}")
+        parts.append(f"{chart['title']}{note}\n{table(['run', '', 'first', 'last', chart['x']], rows, left=2)}")
     for part in shown:
         step = max(part.steps)
         groups = [group for group in part.steps[step].groups if group.effective_paths is not None]

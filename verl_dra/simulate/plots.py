@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from verl_dra.simulate.group_scene import GroupResult
 from verl_dra.simulate.policy_scene import PolicyResult, Trajectory
+from verl_dra.terminal.colours import DRA, GRPO, WRONG
 from verl_dra.terminal.tables import signed
 
-GRPO, DRA, WRONG = "#E69F00", "#0072B2", "#BBBBBB"
 _MAX_CELLS_WITH_TEXT = 12
 
 
@@ -44,8 +44,8 @@ def policy_figure(result: PolicyResult) -> Figure:
 def _advantage_bars(axes: Axes, result: GroupResult) -> None:
     scene, scores, names = result.scene, result.scores, result.scoring.names
     place = np.arange(scene.group_size)
-    axes.bar(place - 0.2, scores.grpo.numpy(), 0.4, label=names[0], color=GRPO)
-    axes.bar(place + 0.2, scores.dra.numpy(), 0.4, label=names[1], color=DRA, hatch="//", edgecolor="white")
+    axes.bar(place - 0.2, scores.grpo.numpy(), 0.4, label=names[0], color=GRPO.light)
+    axes.bar(place + 0.2, scores.dra.numpy(), 0.4, label=names[1], color=DRA.light, hatch="//", edgecolor="white")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(place, [f"{label}\n{kind}" for label, kind in zip(scene.labels, scene.kinds, strict=True)])
     axes.set_ylabel("advantage")
@@ -97,7 +97,7 @@ def _entropies(axes: Axes, result: PolicyResult) -> None:
     axes.axhline(most, color="black", linestyle=":", linewidth=1)
     axes.annotate("all right modes equally often", (0, most), (4, 4), textcoords="offset points", fontsize=9)
     runs = (result.grpo, result.dra)
-    for run, name, colour, style in zip(runs, result.scoring.names, (GRPO, DRA), ("--", "-"), strict=True):
+    for run, name, colour, style in zip(runs, result.scoring.names, (GRPO.light, DRA.light), ("--", "-"), strict=True):
         axes.plot(run.entropy, style, color=colour, linewidth=2.2, label=name)
     axes.set(xlim=(0, result.scene.steps), ylim=(0, most * 1.12), xlabel="step", ylabel="entropy of right modes (nats)")
     course = [
@@ -111,7 +111,7 @@ def _entropies(axes: Axes, result: PolicyResult) -> None:
 
 def _log_ratios(axes: Axes, result: PolicyResult) -> None:
     runs = (result.grpo, result.dra)
-    for run, name, colour, style in zip(runs, result.scoring.names, (GRPO, DRA), ("--", "-"), strict=True):
+    for run, name, colour, style in zip(runs, result.scoring.names, (GRPO.light, DRA.light), ("--", "-"), strict=True):
         axes.plot(run.log_ratio, style, color=colour, linewidth=2.2, label=name)
     axes.axhline(0, color="black", linestyle=":", linewidth=1)
     axes.set(xlim=(0, result.scene.steps), xlabel="step", ylabel="log(p1 / p2) of the two commonest modes")

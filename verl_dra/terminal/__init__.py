@@ -1,1 +1,1 @@
-"""What is shown on a terminal."""
+"""What is shown on a terminal, and the colours of pictures."""

@@ -16,6 +16,7 @@ from tiny_paths.study.measure import measure
 from tiny_paths.study.train import DONE
 from verl_dra.embedding import build_encoder
 from verl_dra.report.groups import embedding
+from verl_dra.terminal.colours import of_settings
 
 RESULTS = "results.json"
 LABELS = {"grpo": "GRPO", "dra_grpo": "DRA-GRPO", "dr_grpo": "Dr.GRPO", "dra_dr_grpo": "DRA-Dr.GRPO"}
@@ -108,7 +109,8 @@ def _plot(by_arm: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
-    colours = {"grpo": "tab:blue", "dra_grpo": "tab:orange", "dr_grpo": "tab:green", "dra_dr_grpo": "tab:red"}
+    shades = of_settings(["dra.enabled=False" not in ARMS[arm] for arm in MAIN])
+    colours = {arm: shade.light for arm, shade in zip(MAIN, shades, strict=True)}
     for axis, (measured, title) in zip(axes.flat, CURVES.items(), strict=True):
         for arm, runs in by_arm.items():
             steps = sorted(set.intersection(*(set(run["validation"]) for run in runs)))
