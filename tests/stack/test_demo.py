@@ -9,6 +9,7 @@ import isolated
 import pytest
 
 from verl_dra.cli import main
+from verl_dra.training.meanings import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -51,6 +52,8 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path, capsys: pytest.Capture
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [0, 1, 2]
     assert steps[-1]["data"]["dra/effective_paths"] > 1
+    ours = {name for step in steps for name in step["data"] if name.startswith(("dra/", "timing_s/dra"))}
+    assert {"timing_s/dra_wait", "timing_s/dra_record", "dra/recorded_groups"} <= ours <= set(METRICS)
     assert sorted(path.name for path in (out / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
     assert "1 runs, 72 groups" in capsys.readouterr().out
