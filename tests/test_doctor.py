@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from packaging.requirements import Requirement
 from verl.plugin.platform import platform_manager
 
-from verl_dra import cli
+from verl_dra import __version__, cli
 from verl_dra.config import ConfigError, prepare
 from verl_dra.config.compose import composed as compose
 from verl_dra.cpu.platform import CPUPlatform
@@ -913,6 +913,7 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert "groups of one" in failed["configuration"]["found"]
     assert failed["data.val_files"]["fix"]
     assert report["counts"]["fail"] == 2
+    assert report["verl_dra"] == __version__
 
 
 def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
