@@ -341,6 +341,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_front_page_is_a_page() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 200
+    assert len(page.encode()) <= 12_000
+
+
 def test_the_metric_that_dapos_filter_may_go_by_tells_right_completions_apart() -> None:
     (code,) = re.findall(
         r"```python\n(def compute_score.*?)```", (ROOT / "verl_dra" / "README.md").read_text(), re.DOTALL

@@ -26,7 +26,7 @@ class Subject:
         return [str(file.relative_to(repository)) for file in found]
 
 
-_DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
+_DEFAULTS = "reference::test_the_tables_are_those_of_the_code"
 
 SUBJECTS = {
     "algorithm": Subject(("algorithm",), ("algorithm", "similarity", "baselines", "estimator", "survival")),
