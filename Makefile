@@ -16,7 +16,7 @@ UV := uv==0.13.9
 COSMIC_RAY := cosmic-ray==8.7.0
 TRL := trl==1.16.0
 
-.PHONY: env demo test test-slow test-all test-pins test-gpu test-trl bench mutants lint types format lock clean
+.PHONY: env demo test test-slow test-all test-pins test-gpu test-trl bench mutants reference lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -60,6 +60,10 @@ mutants: $(READY)  ## small faults that the fast tests should see; SAMPLE=60 tri
 	# Beside the environment: what both need comes from there.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target build/cosmic-ray '$(COSMIC_RAY)'
 	$(BIN)/python tests/mutants
+
+reference: $(READY)  ## the tables of verl_dra/README.md, and tests/public.txt: what users rely on
+	$(BIN)/python tests/reference.py
+	$(BIN)/python tests/public.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

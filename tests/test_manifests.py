@@ -1,4 +1,4 @@
-"""The manifests of launch/k8s and launch/sky: of their schemas, without secrets, with commands that compose."""
+"""The manifests of launch/k8s, launch/sky and .github: by their schemas, without secrets, commands that compose."""
 
 from __future__ import annotations
 
@@ -270,3 +270,16 @@ def test_skypilot_reads_the_task(skypilot: Path, tmp_path: Path, sky: Any, field
         assert done.stdout.split() == ["dra-grpo", "2", "/work"]
     else:
         assert "num_node" in done.stderr
+
+
+def test_hosted_runners_do_what_ci_does() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["tests"]["steps"][-1] == {"run": ".ci/run"}
+
+
+@pytest.mark.parametrize("form", ["bug", "result"])
+def test_an_issue_has_what_the_doctor_says(form: str) -> None:
+    body = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())["body"]
+    (doctor,) = [field for field in body if field["id"] == "doctor"]
+    assert doctor["validations"]["required"]
+    assert "verl-dra doctor --json" in doctor["attributes"]["description"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ import torch
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 
 from verl_dra.algorithm import CosinePairs
+from verl_dra.record import RecordConfig, Recorder
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
 from verl_dra.scorer.scores import StepScores
 from verl_dra.training.estimator import Step
+from verl_dra.training.load import Load
+from verl_dra.training.meanings import METRICS
 from verl_dra.training.metrics import COUNTS, filter_metrics, record_metrics, step_metrics
 from verl_dra.training.rows import Rows
 
@@ -190,3 +194,17 @@ def test_groups_that_a_filter_took_count_where_they_are_right() -> None:
         "dra/filtered_groups": 4
     }
     assert filter_metrics({"critic/score/mean": 1.0}) == {"dra/filtered_groups": 0}
+
+
+def test_the_table_of_metrics_has_all_that_there_are_and_no_more(tmp_path: Path) -> None:
+    recorder = Recorder(RecordConfig(every_n_steps=1, folder=str(tmp_path)))
+    there = {
+        *step_metrics(*made()),
+        *record_metrics(recorder.counts()),
+        *filter_metrics({}),
+        *Load(tokens=1, tokens_per_s=1.0, busy_s=1.0, scorers=1, step_s=1.0, wait_s=1.0).metrics(),
+        # What veRL's timer makes of `dra_wait` and `dra_record`, seen in trainings.
+        *("timing_s/dra_wait", "timing_s/dra_record"),
+    }
+    recorder.close()
+    assert there == set(METRICS)

@@ -4,14 +4,13 @@ it is said not to be."""
 from __future__ import annotations
 
 import doctest
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from run_folders import make_run
 from test_benchmarks import TABLES
 
 from verl_dra.cli import main
-from verl_dra.config import DRAConfig
 from verl_dra.config.compose import check, composed
 
 ROOT = Path(__file__).parents[1]
 READMES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(
         p
         for top in ("docker", "launch", "recipes", "tests", "verl_dra")
@@ -65,21 +64,32 @@ _EVALUATE = "tests/test_evaluate.py::test_a_model_is_sampled_through_vllm_and_a_
 _IMAGE = "tests/test_docker.py::test_the_image_has_what_the_base_carried_at_the_same_versions"
 _SWEEPS = "tests/slurm/test_sweep_on_slurm.py::test_hydras_own_launcher_runs_the_trainer_on_a_node"
 _CALIBRATED = "tests/test_calibrate.py::test_the_tables_of_the_readmes_are_what_the_commands_show"
+_FRONT_PAGE = "tests/stack/test_front_page.py::test_who_has_this_page_alone_gets_to_a_report"
 _PREPARED = "tests/test_tiny_paths.py::test_intact_folder_is_reused_and_made_alike_elsewhere"
 
 EXECUTED_BY = {
     "make demo": _DEMO,
     "make test": ".ci/run::make test",
+    "make env": ".ci/run::make env",
+    "make lint types": ".ci/run::make lint types",
+    "make reference": "tests/test_reference.py::test_the_tables_are_those_of_the_code",
     "make test-slow": ".ci/run::make test-slow",
     "make test-pins": ".ci/run::make test-pins",
     ".venv/bin/python tests/benchmarks smi": ".ci/run::tests/benchmarks smi",
     "python -m verl_dra.main": _DEMO,
     "docker/install.sh .": _IMAGE,
-    "verl-dra train data.train_files=train.parquet": _TRAINING,
+    "git clone": ".ci/run::on a clean checkout",
+    "cd dra": ".ci/run::on a clean checkout",
+    "ARGUMENTS=(": _FRONT_PAGE,
+    **dict.fromkeys(
+        (f'verl-dra {command} "${{ARGUMENTS[@]}}"' for command in ("doctor", "train")),
+        _FRONT_PAGE,
+    ),
+    "verl-dra prepare-data gsm8k --out DATA --system-prompt": _FRONT_PAGE,
+    "verl-dra report outputs/gsm8k": _FRONT_PAGE,
+    "verl-dra sweep --dry-run": _FRONT_PAGE,
     "verl-dra train --config-dir recipes/tiny_paths": _DEMO,
     "verl-dra train --multirun hydra/launcher=dra_slurm": _SWEEPS,
-    "verl-dra doctor OVERRIDES": "tests/test_doctor.py::"
-    "test_the_command_shows_a_table_and_ends_with_1_where_something_failed",
     "verl-dra doctor --address": "tests/stack/test_ray_nodes.py::"
     "test_a_node_without_the_package_and_one_that_stands_still_are_named",
     "verl-dra --help": "tests/test_docker.py::test_the_command_works_as_the_user",
@@ -127,14 +137,15 @@ NOT_EXECUTED = {
 """What they need, which neither we nor CI have; the README that has them says that they were not run."""
 
 BY_HAND = (
+    *("make lock", "make format", "make test-gpu"),
     *("make bench", "make mutants", "SAMPLE=60 make mutants", "make test-trl"),
     *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"),
 )
 """Too long for CI; their pages say so."""
 
 NO_COMMANDS = (
-    *("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", "@inproceedings", ">>> ", "entrypoint: "),
-    *("# own_runner.py", "def compute_score", "verl.experimental", "from dra_reward"),
+    *("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", ">>> ", "entrypoint: "),
+    *("# own_runner.py", "def compute_score", "verl.experimental", "from dra_reward", "adjusted reward"),
 )
 """How blocks begin that are no commands."""
 
@@ -250,7 +261,7 @@ def trainings() -> list[Command]:
     return [
         command
         for command in commands()
-        if re.search(r"\b(verl-dra train|verl_dra train|submit\.sh|sweep --out)\b", command.text)
+        if re.search(r"\b(verl-dra train|verl_dra train|submit\.sh|sweep .*--out)\b", command.text)
     ]
 
 
@@ -259,14 +270,14 @@ def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkey
     """By Hydra, and where the command is not cut short, by the checks before a run, veRL's among them."""
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    words = shlex.split(command.text.replace("$PWD", str(ROOT)))
+    words = shlex.split(with_arguments(command).replace("$PWD", str(ROOT)))
     arguments = [word for word in words if re.match(r"\+{0,2}(\w+\.[\w.]+|data_dir|recipe_dir)=", word)]
     if "--config-dir" in words:
         at = words.index("--config-dir")
         arguments = [*words[at : at + 4], *arguments]
     # Of a grid, the first point.
     config, _ = composed([re.sub(r"=(\w+),.*", r"=\1", argument) for argument in arguments])
-    assert config.dra.enabled
+    assert config.dra.enabled == ("dra.enabled=False" not in words)
     if not {"OVERRIDES", "...", "ARGUMENTS"} & set(words):
         check(config)
 
@@ -291,19 +302,10 @@ def test_python_examples_give_what_they_say(readme: Path) -> None:
     assert doctest.testfile(str(readme), module_relative=False).failed == 0
 
 
-def test_the_configuration_table_has_every_key_with_its_default() -> None:
-    rows = re.findall(r"^\| `(dra\.\S+)` \| `(\S+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert dict(rows) == dict(settings_of(DRAConfig(), "dra"))
-
-
-def settings_of(group: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Keys and defaults of a group and those in it, as Hydra writes them."""
-    for field in fields(group):
-        value, key = getattr(group, field.name), f"{name}.{field.name}"
-        if is_dataclass(value):
-            yield from settings_of(value, key)
-        else:
-            yield key, value if isinstance(value, str) else json.dumps(value)
+def with_arguments(command: Command) -> str:
+    """The command with its page's array of arguments in its place."""
+    (array,) = [c.text for c in commands() if c.readme == command.readme and c.text.startswith("ARGUMENTS=(")] or [""]
+    return command.text.replace('"${ARGUMENTS[@]}"', array.removeprefix("ARGUMENTS=(").removesuffix(")"))
 
 
 def test_what_ci_leaves_to_hand_is_said_to_be() -> None:
@@ -320,8 +322,35 @@ def test_what_was_not_run_is_said_to_be(entry: str) -> None:
             assert re.search(r"(?i)not (been )?run|not checked|not prove", said), f"{command}: say that it was not run"
 
 
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(readme: Path) -> None:
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", readme.read_text(), flags=re.M | re.S)):
+        file, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = (readme.parent / file).resolve() if file else readme
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_front_page_is_a_page() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 200
+    assert len(page.encode()) <= 12_000
+
+
 def test_the_metric_that_dapos_filter_may_go_by_tells_right_completions_apart() -> None:
-    (code,) = re.findall(r"```python\n(def compute_score.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(def compute_score.*?)```", (ROOT / "verl_dra" / "README.md").read_text(), re.DOTALL
+    )
     names: dict[str, Any] = {}
     exec(code, names)
     texts = ["it is 4", "so it is 4", "it is 5", "so it is 6"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from verl_dra.from_texts import dra_rewards
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "__version__",

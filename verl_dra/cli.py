@@ -34,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         train()
         return 0
-    options = _parser(arguments[:1]).parse_args(arguments)
+    options = make_parser(arguments[:1]).parse_args(arguments)
     status: int = options.run(options)
     return status
 
 
-def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     """What reads the options; of a command that is not `asked` for, the name alone."""
     parser = argparse.ArgumentParser(prog="verl-dra", description="Diversity-aware reward adjustment for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -27,7 +27,7 @@ class Subject:
 
 
 _PASS_AT_K = "test_pass_at_k_is_the_share_of_subsets_with_a_right_one"
-_DEFAULTS = "readmes::test_the_configuration_table_has_every_key_with_its_default"
+_DEFAULTS = "reference::test_the_tables_are_those_of_the_code"
 
 SUBJECTS = {
     "algorithm": Subject(

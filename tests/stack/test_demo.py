@@ -10,6 +10,7 @@ import isolated
 import pytest
 
 from verl_dra.cli import main
+from verl_dra.training.meanings import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -73,6 +74,10 @@ def test_the_demo_trains_and_shows_little(tmp_path: Path) -> None:
         steps = [json.loads(line) for line in (out / run / "metrics.jsonl").read_text().splitlines()]
         assert [step["step"] for step in steps] == [0, 1, 2]
         assert ("dra/effective_paths" in steps[-1]["data"]) == (run == "with_dra")
+        ours = {name for step in steps for name in step["data"] if name.startswith(("dra/", "timing_s/dra"))}
+        assert ours <= set(METRICS)
+        wanted = {"timing_s/dra_wait", "timing_s/dra_record", "dra/recorded_groups"}
+        assert wanted <= ours if run == "with_dra" else not ours
         assert sorted(path.name for path in (out / run / "validation").iterdir()) == ["0.jsonl", "2.jsonl"]
     assert (out / "with_dra" / "groups").exists()
 

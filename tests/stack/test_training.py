@@ -18,6 +18,8 @@ import torch
 import toy
 from transformers import AutoTokenizer
 
+from verl_dra.training.meanings import METRICS
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
@@ -105,6 +107,7 @@ def train(
     steps = [torch.load(path) for path in files]
     for step in steps:
         assert step["booked"] == {**step["counted"], "CPU": step["counted"]["CPU"] + of_the_free}
+        assert set(step["metrics"]) <= set(METRICS)
     return Run(steps, text)
 
 

@@ -47,47 +47,53 @@ class DRAConfig:
     """Diversity-aware reward adjustment (`dra`)."""
 
     enabled: bool = True
-    """False for veRL's own run: the base estimator and reward manager, no scorer."""
+    """`false` is veRL's own run, for baselines: its estimator and reward manager, no scorer."""
     smi: str = "graph_cut"
-    """`graph_cut` (the paper's), `log_det`, or `clusters`: the number of others in a completion's cluster. For control
-    runs, Graph-Cut SMI that means nothing: `shuffled` within each group, or `random`, of random vectors with the
-    group's mean cosine."""
+    """How much a completion has in common with its group: `graph_cut` (the paper's), `log_det`, or `clusters`, the
+    number of others in its cluster. For control runs, Graph-Cut SMI that means nothing: `shuffled` within each group,
+    or `random`, of random vectors with the group's mean cosine."""
     cluster_cosine: float = 0.9
-    """For `clusters`, and for metrics: completions are of one cluster that a chain of cosines above this links."""
+    """For `clusters`, and for metrics with any `dra.smi`: completions are of one cluster if a chain of cosines above
+    this links them. What fits depends on the encoder; `verl-dra calibrate` measures it."""
     cosine: str = "raw"
     """What SMI sums: cosines as they are (`raw`), of vectors less the mean of the batch (`centered`), or to the power
-    of `cosine_power` with their sign kept (`power`)."""
+    of `dra.cosine_power` with their sign kept (`power`)."""
     cosine_power: float = 4.0
     """For `power`: 4 makes 0.81 of 0.95 and 0.41 of 0.8."""
     among: str = "all"
-    """Among which completions of a group similarity is measured: `all`, or those that are `correct`; the others have
-    weight 1 then, and count in nobody's SMI."""
+    """Among which completions of a group similarity is measured: `all`, or `correct`, those of a reward above
+    `dra.correct_above`. The others have weight 1 then, and count in nobody's SMI."""
     correct_above: float = 0.0
-    """For `correct`: the reward that a correct completion's is above."""
+    """For `correct`: the reward that a right completion's is above, before any KL penalty."""
     spread_floor: float = 0.0
-    """Groups whose SMI / (n - 1) spreads by less get the same weight all over: differences of noise alone."""
+    """Groups whose SMI / (n - 1) spreads by less get the same weight all over, as such differences are noise. For sums
+    of cosines."""
     strength: Any = 1.0
-    """What weights are raised to the power of: a number, or points [[step, value], ...] with straight lines between. At
-    0 DRA is off, and nothing is embedded."""
+    """The power that weights are raised to: a number from 0 to 8, or points such as `[[0,1],[100,0]]`, step and value,
+    with straight lines between them. At 0 DRA is off, and nothing is embedded."""
     weight: str = "inverse"
-    """What rewards are multiplied by: `inverse` (1 / (1 + SMI), the paper's), `darling` (1 less the SMI's share of what
-    it can be, at least 0.1) or `unlikeliness` (by the rank of the completion's likelihood; SMI is only shown)."""
+    """What rewards are multiplied by: `inverse`, the paper's 1 / (1 + SMI); `darling`, 1 - SMI / (size of the group -
+    1), at least 0.1; or `unlikeliness`, 1 - 0.25 rank / size by mean log-probability. With the last one SMI is only
+    shown: no step waits for it, and none ends without it."""
     keep_scale: bool = False
     """Divide adjusted rewards by the batch's mean weight, so that KL and entropy terms keep their share of the loss."""
     epsilon: float | None = None
-    """What the base estimator adds to the standard deviation that it divides by; None for its own (veRL's is 1e-6)."""
+    """What grpo, grpo_vectorized and grpo_passk add to the standard deviation that they divide by; None for veRL's
+    1e-6. The paper's code has 1e-4."""
     negative_rewards: str = "paper"
-    """Rewards below 0: `paper`, `shift` or `positive_only`; see `verl_dra.adjust_rewards`."""
+    """Rewards below 0: `paper` weights them like the others, `shift` subtracts the group's minimum first where it is
+    below 0, `positive_only` leaves them as they are."""
     base_estimator: str | None = None
     """The estimator that gets the adjusted rewards: grpo, rloo, reinforce_plus_plus_baseline, opo, grpo_passk or any
-    registered one that needs rewards alone; None for algorithm.adv_estimator, or grpo where that is not set. Dr.GRPO is
-    grpo with algorithm.norm_adv_by_std_in_grpo=False."""
+    registered one that needs rewards alone; None for `algorithm.adv_estimator`, or grpo where that is not set. Dr.GRPO
+    is grpo with `algorithm.norm_adv_by_std_in_grpo=False`."""
     base_reward_manager: str | None = None
-    """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class;
-    None for reward.reward_manager, which is naive where it is not set."""
+    """The reward manager that computes the rewards: naive, dapo, gdpo, rate_limited, remote, another registered name,
+    `pkg://package.module:Class` or `file.py:Class`; None for `reward.reward_manager`, or naive where that is not
+    set."""
     on_failure: str = "raise"
-    """Groups whose scorer embeds nothing for dra.scorer.deadline_s, or can't embed them: `raise` ends the run,
-    `unadjusted` gives them the mean weight of the batch's scored ones (1 where none is) and counts them."""
+    """Groups whose scorer embeds nothing for `dra.scorer.deadline_s`, or can't embed one of their texts: `raise` ends
+    the run, `unadjusted` gives them the mean weight of the batch's scored ones (1 where none is) and counts them."""
     console: str = "quiet"
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)

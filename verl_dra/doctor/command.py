@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verl_dra import __version__
 from verl_dra.doctor import machine, versions
 from verl_dra.doctor.check import Check, count, fail, guarded, ok, report, skip
 from verl_dra.missing import advice
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
         checks = examine(hydra_arguments(options), options.address)
     if options.json:
         lines = [{"check": line.pop("name"), **line} for line in map(asdict, checks)]
-        sys.stdout.write(json.dumps({"checks": lines, "counts": count(checks)}, indent=2) + "\n")
+        found = {"verl_dra": __version__, "checks": lines, "counts": count(checks)}
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         sys.stdout.write(report(checks))
     return int(any(check.state == "fail" for check in checks))

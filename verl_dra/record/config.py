@@ -10,15 +10,15 @@ class RecordConfig:
     """Records of sampled groups (`dra.record`)."""
 
     every_n_steps: int = 0
-    """Steps from one record to the next; 0 for none."""
+    """Steps from one record of groups to the next; 0 for none."""
     groups: int = 20
-    """Groups of a step, sampled by their uids."""
+    """Groups of a step that are recorded, sampled by their uids."""
     max_characters: int = 4000
-    """Of a prompt or completion; the middle of a longer one is left out, as answers stand at the end."""
+    """Characters of a prompt or completion; the middle of a longer one is left out, as answers stand at the end."""
     max_bytes: int = 2**28
-    """Of all records; then those steps are deleted that lie closest to their neighbours."""
+    """Bytes of all records; beyond them those steps are deleted that lie closest to their neighbours."""
     folder: str | None = None
-    """None for `groups` in the run's folder."""
+    """Where records go; None for `groups` in the run's folder."""
 
     def check(self) -> None:
         """Raise a ValueError that says which setting can't work."""

@@ -29,13 +29,16 @@ class ScorerConfig:
 
     placement: str = "auto"
     """`colocated`, a fraction of the trainer's GPUs; `dedicated`, a GPU of its own that `trainer.n_gpus_per_node`
-    leaves free; `cpu`; or `auto`: colocated where the trainer is on CUDA GPUs and the encoder can use one, else cpu."""
+    leaves free; `cpu`; or `auto`: colocated where the trainer is on CUDA GPUs and the encoder can use one (not
+    `openai`, not `ngram`), else cpu."""
     num_replicas: int | None = None
     """Scorers. None for one a GPU for `colocated`, one for `dedicated`, and for `cpu` what the free CPUs of the run's
-    nodes allow, as far as its GPUs can make use of it. The completions of a group go to different ones in turn."""
+    nodes allow: at most half of them and 10 cores for 8 GPUs, 4 cores a scorer. The completions of a group go to
+    different ones in turn."""
     num_cpus: float | None = None
-    """CPUs that Ray reserves for each, also the threads of the encoder on a CPU; 0 reserves none. None for what is free
-    for `cpu`, 1 for `dedicated`. Nothing for `colocated`, which is within what the trainer has reserved."""
+    """CPUs that Ray reserves for each, also the threads of the encoder on a CPU, whatever OMP_NUM_THREADS says; 0
+    reserves none. None for what is free for `cpu`, 1 for `dedicated`. Nothing for `colocated`, which is within what the
+    trainer has reserved."""
     gpu_fraction: float = 0.1
     """For `colocated`: the share of a GPU that Ray books for each; at most what the trainer's workers leave."""
     max_rows: int = 65536
@@ -48,7 +51,7 @@ class ScorerConfig:
     """Seconds within which every scorer must be placed and have loaded its encoder."""
     deadline_s: float = 600
     """Seconds without a text embedded that a step waits for a scorer; then `dra.on_failure` decides. While a scorer
-    embeds texts, the step waits."""
+    embeds texts, the step waits on."""
     name: str | None = None
     """Prefix of the actors' names; None for one made for the run."""
 

@@ -39,7 +39,7 @@ def filter_metrics(of_verl: Mapping[str, Any]) -> dict[str, float]:
 
 
 def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str, float]:
-    """Metrics of one batch by name; README lists what each means. Those of SMI are of the scored groups alone."""
+    """Metrics of one batch by name; `meanings.py` says what each means. Those of SMI are of the scored groups alone."""
     assert step.raw is not None
     assert step.adjusted is not None
     assert step.advantage is not None
