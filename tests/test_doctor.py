@@ -915,6 +915,23 @@ def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     assert report["counts"]["fail"] == 2
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("dra.text=response", "trains DRA over grpo, by the diversity of all of a completion"),
+        (
+            "dra.text=assistant",
+            "trains DRA over grpo, by the diversity of what the policy wrote, without what tools replied; it is "
+            "embedded after the generation and not during it (dra.text=assistant: veRL tells reward managers not "
+            "which tokens are the policy's own)",
+        ),
+        ("dra.enabled=False", "trains grpo"),
+    ],
+)
+def test_a_good_configuration_is_told_in_words(configured: Alter, override: str, says: str) -> None:
+    assert [(check.state, check.found) for check in command._prepare(configured(override))] == [("ok", says)]
+
+
 def test_warnings_alone_end_with_0(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         command, "examine", lambda *_: [Check("a", "ok", "found"), Check("b", "warn", "little", "more")]

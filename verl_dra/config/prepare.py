@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_dra.algorithm import NegativeRewards
-from verl_dra.config.schema import WEIGHTS, DRAConfig
+from verl_dra.config.schema import TEXTS, WEIGHTS, DRAConfig
 from verl_dra.config.similarity import check_similarity
 from verl_dra.scorer.placement import settled
 
@@ -140,6 +140,8 @@ def _one_of(key: str, value: str | None, dra_key: str, dra_value: str | None) ->
 
 
 def _check(config: DictConfig, dra: DRAConfig) -> None:
+    if dra.text not in TEXTS:
+        raise ValueError(f"dra.text must be one of {', '.join(TEXTS)}, not {dra.text!r}")
     if dra.weight not in WEIGHTS:
         raise ValueError(f"dra.weight must be one of {', '.join(WEIGHTS)}, not {dra.weight!r}")
     if dra.weight == "darling" and dra.smi == "log_det":

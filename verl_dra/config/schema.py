@@ -14,6 +14,13 @@ from verl_dra.embedding import EmbeddingConfig
 from verl_dra.record import RecordConfig
 from verl_dra.scorer.placement import ScorerConfig
 
+TEXTS = {
+    "response": "all of a completion",
+    "assistant": "what the policy wrote, without what tools replied",
+    "after_thinking": "what follows the thinking",
+    "thinking": "the thinking alone",
+}
+"""What `dra.text` may be, in words."""
 WEIGHTS = ("inverse", "darling", "unlikeliness")
 
 
@@ -23,6 +30,12 @@ class DRAConfig:
 
     enabled: bool = True
     """False for veRL's own run: the base estimator and reward manager, no scorer."""
+    text: str = "response"
+    """The part of a completion whose diversity counts; of a session with several outputs, of the final one. `response`
+    is all of it, what tools reply included. `assistant` is what the policy itself wrote, its calls of tools among it,
+    each turn from a new line; it is embedded after the generation and not during it. `after_thinking` follows the last
+    `</think>`, and is all where there is none; `thinking` is before that, and is empty where there is none: such a
+    completion counts as unique (`dra/empty_rows`)."""
     smi: str = "graph_cut"
     """`graph_cut` (the paper's), `log_det`, or `clusters`: the number of others in a completion's cluster. For control
     runs, Graph-Cut SMI that means nothing: `shuffled` within each group, or `random`, of random vectors with the
