@@ -77,6 +77,8 @@ EXECUTED_BY = {
     "docker/install.sh .": _IMAGE,
     "verl-dra train data.train_files=train.parquet": _TRAINING,
     "verl-dra train --config-dir recipes/tiny_paths": _DEMO,
+    "verl-dra train --config-dir recipes/examples/multi_turn": "tests/stack/test_training.py::"
+    "test_turns_with_a_tool_are_compared_by_what_the_policy_wrote",
     "verl-dra train --multirun hydra/launcher=dra_slurm": _SWEEPS,
     "verl-dra doctor OVERRIDES": "tests/test_doctor.py::"
     "test_the_command_shows_a_table_and_ends_with_1_where_something_failed",
