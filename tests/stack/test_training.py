@@ -54,10 +54,15 @@ def encoder() -> Any:
 
 
 def train(
-    toy_folder: Path, tmp_path: Path, overrides: Sequence[str], of_the_free: float = 0, **environment: str
+    toy_folder: Path,
+    tmp_path: Path,
+    overrides: Sequence[str],
+    of_the_free: float = 0,
+    flags: Sequence[str] = (),
+    **environment: str,
 ) -> Run:
     """A training, which must book what verl_dra.job.cpus says that a run needs, and of the CPUs that are free then as
-    many as `of_the_free`."""
+    many as `of_the_free`; `flags` are Hydra's, which go before overrides."""
     dump = tmp_path / "dump"
     dump.mkdir()
     log = tmp_path / "log.txt"
@@ -65,6 +70,7 @@ def train(
         [
             "python",
             str(HERE / "train_and_dump.py"),
+            *flags,
             "+platform=cpu",
             f"hydra.run.dir={tmp_path}/hydra",
             f"data.train_files={toy_folder}/train.parquet",
@@ -340,11 +346,11 @@ def test_turns_with_a_tool_are_compared_by_what_the_policy_wrote(
         toy_folder,
         tmp_path,
         [
-            *("--config-dir", str(recipe), "--config-name", "multi_turn", "data_dir=none", f"recipe_dir={recipe}"),
+            *("data_dir=none", f"recipe_dir={recipe}", "trainer.total_training_steps=1"),
             *(f"{multi_turn}.function_tool_path={HERE}/look_up.py", f"{multi_turn}.format=all_is_a_call"),
             *(f"{multi_turn}.max_assistant_turns=2", "data.max_response_length=64"),
-            "trainer.total_training_steps=1",
         ],
+        flags=["--config-dir", str(recipe), "--config-name", "multi_turn"],
     )
     assert "diversity is that of what the policy wrote, without what tools replied" in run.log
     assert "completions are embedded after the generation" in run.log
