@@ -80,16 +80,23 @@ def test_defaults_train_the_papers_variant(prepared: Any) -> None:
     ("overrides", "why"),
     [
         ([], None),
-        (["enable=True"], "enable_resource_pool=False"),
-        (["enable=True", "enable_resource_pool=True", "custom"], None),
+        (["reward.reward_model.enable=True"], "enable_resource_pool=False"),
+        (
+            [
+                *("reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"),
+                "reward.custom_reward_function.path=rewards.py",
+            ],
+            None,
+        ),
+        (["dra.text=assistant"], "dra.text=assistant"),
+        (["dra.text=after_thinking"], None),
     ],
 )
 def test_a_run_whose_completions_come_late_is_known_at_its_start(
     composed: DictConfig, overrides: list[str], why: str | None
 ) -> None:
     config = copy.deepcopy(composed)
-    custom = "reward.custom_reward_function.path=rewards.py"
-    config.merge_with_dotlist([custom if o == "custom" else f"reward.reward_model.{o}" for o in overrides])
+    config.merge_with_dotlist(overrides)
     found = why_not_streamed(config)
     assert found == why or (why is not None and why in str(found))
 
@@ -130,6 +137,7 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
     ("overrides", "says"),
     [
         (["dra.smi=cosine"], r"dra.smi must be one of graph_cut, log_det, clusters, shuffled, random, not 'cosine'"),
+        (["dra.text=answer"], r"dra.text must be one of response, assistant, after_thinking, thinking, not 'answer'"),
         (["dra.weight=rank"], r"dra.weight must be one of inverse, darling, unlikeliness, not 'rank'"),
         (["dra.weight=darling", "dra.smi=log_det"], "dra.smi=log_det doesn't grow with that; set dra.smi=clusters"),
         (["dra.smi=clusters", "dra.cluster_cosine=1"], r"dra.cluster_cosine must be between -1 and 1, not 1.0"),

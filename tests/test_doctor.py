@@ -902,12 +902,14 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = arguments(made, "dra.embedding.encoder=ngram")
+    words = arguments(made, "dra.embedding.encoder=ngram", "dra.text=assistant")
     status, shown = doctor(capsys, *words)
     rows = shown.splitlines()
     assert status == 0, shown
     assert rows[0].split() == ["check", "state", "found", "fix"]
     assert rows[2].split()[:2] == ["configuration", "ok"]
+    assert "trains DRA over grpo, by the diversity of what the policy wrote, without what tools replied;" in rows[2]
+    assert "it is embedded after the generation and not during it (dra.text=assistant: " in rows[2]
     assert rows[-1].endswith(" ok, 0 warn, 0 fail, 3 not checked")
 
     status, shown = doctor(capsys, "--json", *words, "actor_rollout_ref.rollout.n=1", "data.val_files=/nowhere.parquet")

@@ -89,6 +89,8 @@ EXECUTED_BY = {
     "verl-dra report outputs/gsm8k": _FRONT_PAGE,
     "verl-dra sweep --dry-run": _FRONT_PAGE,
     "verl-dra train --config-dir recipes/tiny_paths": _DEMO,
+    "verl-dra train --config-dir recipes/examples/multi_turn": "tests/stack/test_training.py::"
+    "test_turns_with_a_tool_are_compared_by_what_the_policy_wrote",
     "verl-dra train --multirun hydra/launcher=dra_slurm": _SWEEPS,
     "verl-dra doctor --address": "tests/stack/test_ray_nodes.py::"
     "test_a_node_without_the_package_and_one_that_stands_still_are_named",

@@ -96,14 +96,17 @@ def test_a_group_says_how_strongly_which_similarity_acted(monkeypatch: pytest.Mo
     monkeypatch.setattr(transfer.tq, "kv_batch_get", queue())
     made = step(None)
     made.strength = 0.5
-    dra = DRAConfig(base_estimator="grpo", smi="shuffled", cosine="power", cosine_power=3.0, among="correct")
+    similarity: dict[str, Any] = {"smi": "shuffled", "cosine": "power", "cosine_power": 3.0, "among": "correct"}
+    dra = DRAConfig(base_estimator="grpo", text="assistant", **similarity)
     (group,) = recording.fetched_groups(BATCH, 3, UIDS[:1], made, SCORES, dra)
     found = group.record(Tokenizer(), 1000)
-    settings = [found[name] for name in ("smi", "cosine", "among", "weight", "strength")]
-    assert settings == ["shuffled", "power 3", "correct", "inverse", 0.5]
+    settings = [found[name] for name in ("text", "smi", "cosine", "among", "weight", "strength")]
+    assert settings == ["assistant", "shuffled", "power 3", "correct", "inverse", 0.5]
+    # What is shown is all of a completion.
+    assert found["completions"][0]["text"] == "responses of prompt0_0_0"
     (group,) = recording.fetched_groups(BATCH, 3, UIDS[:1], step(None), SCORES, DRAConfig(base_estimator="grpo"))
     found = group.record(Tokenizer(), 1000)
-    assert [found[name] for name in ("cosine", "among", "strength")] == ["raw", "all", 1.0]
+    assert [found[name] for name in ("text", "cosine", "among", "strength")] == ["response", "raw", "all", 1.0]
 
 
 def test_a_group_without_scores_is_recorded_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

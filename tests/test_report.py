@@ -446,6 +446,8 @@ def test_a_record_without_similarity_is_shown(tmp_path: Path) -> None:
             {"strength": 0.25, "cosine": "power 4", "among": "correct", "smi": "shuffled"},
             "SMI shuffled, cosines power 4, among correct, weight inverse, strength 0.25, over grpo",
         ),
+        ({"text": "response"}, "SMI graph_cut, weight inverse, over grpo"),
+        ({"text": "assistant"}, "SMI graph_cut, text assistant, weight inverse, over grpo"),
         ({"strength": 0.0, "scored": False, "similarity": None}, "DRA off, over grpo"),
     ],
 )

@@ -149,6 +149,7 @@ def test_what_does_not_change_what_is_learned_may_differ(run: Run, override: str
     ("override", "told"),
     [
         ("dra.smi=log_det", "dra.smi was graph_cut and is log_det"),
+        ("dra.text=thinking", "dra.text was response and is thinking"),
         ("dra.enabled=false", "dra.enabled was true and is false"),
         ("data.train_files=[a,b]", 'data.train_files was x and is ["a", "b"]'),
         ("actor_rollout_ref.actor.optim.lr=0.5", "actor_rollout_ref.actor.optim.lr was 1e-06 and is 0.5"),

@@ -19,7 +19,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.scorer.messages import Session
 from verl_dra.training.reward_manager import DRARewardManager, base_reward_manager
-from verl_dra.training.text import completion_text
+from verl_dra.training.text import diversity_texts
 from verl_dra.training.validation import Marking
 
 TOKENIZER = byte_tokenizer()
@@ -70,11 +70,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     return Recorder
 
 
-def config(base: str) -> Any:
+def config(base: str, text: str = "response") -> Any:
     overlong = {"enable": True, "len": 4, "penalty_factor": 1.0, "log": True}
     return OmegaConf.create(
         {
-            "dra": {"base_reward_manager": base, "scorer": {"name": "scorers"}, "strength": [[2, 1.0], [4, 0.0]]},
+            "dra": {
+                **{"base_reward_manager": base, "scorer": {"name": "scorers"}},
+                **{"strength": [[2, 1.0], [4, 0.0]], "text": text},
+            },
             "trainer": {"experiment_name": "test"},
             "reward": {
                 "num_workers": 1,
@@ -90,12 +93,14 @@ def config(base: str) -> Any:
     )
 
 
-def rewarded(base: str, data: DataProto, compute_score: Any = scored, wrapped: bool = True) -> dict[str, Any]:
+def rewarded(
+    base: str, data: DataProto, compute_score: Any = scored, wrapped: bool = True, text: str = "response"
+) -> dict[str, Any]:
     """The result for one trajectory, by the base manager alone or wrapped, in a loop of its own as in a worker."""
 
     async def run() -> dict[str, Any]:
         manager = DRARewardManager if wrapped else base_reward_manager(base)
-        return await manager(config(base), TOKENIZER, compute_score, reward_router_address=None).run_single(
+        return await manager(config(base, text), TOKENIZER, compute_score, reward_router_address=None).run_single(
             copy.deepcopy(data)
         )
 
@@ -156,15 +161,30 @@ def test_the_submitted_text_is_the_decoded_response(recorded: type[Recorder], re
 def test_texts_are_decoded_beside_the_event_loop(recorded: type[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
-    def decoded(*arguments: Any) -> str:
+    def decoded(*arguments: Any) -> list[str]:
         threads.append(threading.current_thread())
-        return completion_text(*arguments)
+        return diversity_texts(*arguments)
 
-    monkeypatch.setattr("verl_dra.training.reward_manager.completion_text", decoded)
+    monkeypatch.setattr("verl_dra.training.reward_manager.diversity_texts", decoded)
     rewarded("naive", trajectory(TOKENIZER, [("q", "an answer")]))  # its loop is in this thread
     assert recorded.submitted == [(Session("a", 0), "an answer")]
     assert threading.current_thread() not in threads
     assert len(threads) == 1
+
+
+@pytest.mark.parametrize(("text", "part"), [("after_thinking", "It is 42."), ("thinking", "6 x 7 is 42")])
+def test_of_a_text_the_part_whose_diversity_counts_is_submitted(recorded: type[Recorder], text: str, part: str) -> None:
+    data = trajectory(TOKENIZER, [("What is 6 x 7?", "<think>6 x 7 is 42</think>It is 42.<eos>")])
+    alone = rewarded("naive", data, wrapped=False)
+    assert rewarded("naive", data, text=text) == alone
+    assert recorded.submitted == [(Session("a", 0), part)]
+
+
+def test_where_only_the_policys_own_tokens_count_nothing_is_submitted(recorded: type[Recorder]) -> None:
+    """As veRL gives no response mask."""
+    data = trajectory(TOKENIZER, [("What is 6 x 7?", "42")])
+    assert rewarded("naive", data, text="assistant") == rewarded("naive", data, wrapped=False)
+    assert (recorded.submitted, recorded.skipped) == ([], [Session("a", 0)])
 
 
 def test_special_tokens_are_left_out_of_the_text(recorded: type[Recorder]) -> None:

@@ -52,6 +52,8 @@ class Batch:
         self.mask[:, 0] = 1
         self.mask[0] = 0
         self.advantages = torch.zeros(0)
+        self.said: dict[str, list[tuple[str, int]]] = {}
+        """Of rows whose completion is more than the text that counts: its pieces, and whether the policy wrote each."""
 
 
 class TrainerInOutline(PPOTrainerSync):
@@ -113,13 +115,16 @@ class Queue:
         for key in keys:
             batch = next(batch for batch in self.batches if key in batch.keys)
             at = batch.keys.index(key)
+            pieces = batch.said.get(key, [(batch.texts[key], 1)])
             row = {
-                "responses": torch.tensor(list(map(ord, batch.texts[key]))),
+                "responses": torch.tensor([ord(character) for text, _ in pieces for character in text]),
                 "prompts": torch.tensor(list(map(ord, f"prompt of {key[0]}"))),
                 "old_log_probs": batch.log_probs[at],
                 "rm_scores": batch.rewards[at] * torch.eye(LENGTH)[LENGTH - 1],
                 "response_mask": batch.mask[at],
             }
+            if batch.said:
+                row["response_mask"] = torch.tensor([own for text, own in pieces for _ in text])
             for name in row.keys() & set(select_fields):
                 columns.setdefault(name, []).append(row[name])
         nested = {name: torch.nested.nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()}
@@ -209,6 +214,58 @@ def test_advantages_are_the_papers_whatever_is_not_scored(
     # Where SMI is only shown, a group without it is adjusted all the same.
     assert metrics["dra/unadjusted_groups"] == (len(lost) if weight != "unlikeliness" else 0)
     assert ("dra/weight/mean" in metrics, "dra/smi/mean" in metrics) == (True, weight != "unlikeliness")
+
+
+def in_pieces(text: str, key: str, which: str) -> list[tuple[str, int]]:
+    """A completion of which `text` is the part that counts; the rest is another one for each row."""
+    other = f"{key}: {17 * len(key)} rows of {key[::-1]}"
+    if which == "assistant":
+        first, _, rest = text.partition("\n")
+        return [(first, 1), (other, 0), (rest, 1), (other, 0)]
+    return [(f"{other}</think>{text}" if which == "after_thinking" else f"<think>{text}</think>{other}", 1)]
+
+
+@pytest.mark.parametrize("which", ["assistant", "after_thinking", "thinking"])
+def test_advantages_are_those_of_the_part_that_counts(pool: Any, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    batch = Batch("a", "b", "c")
+    if which == "assistant":
+        batch.texts = {key: f"call {text}\nso {text}" for key, text in batch.texts.items()}
+    batch.said = {key: in_pieces(text, key, which) for key, text in batch.texts.items()}
+    _, metrics = trained(monkeypatch, pool, batch, text=which)
+    real = [row for row, key in enumerate(batch.keys) if not key.startswith("pad")]
+    wanted = expected(batch, "inverse", "graph_cut", "")
+    np.testing.assert_allclose(batch.advantages[real, 0], wanted, rtol=1e-3, atol=1e-4)
+    # Two of the four ways of each group are equal, but for what does not count.
+    assert metrics["dra/duplicates_frac"] == 0.5
+    assert metrics["dra/missing_rows"] == len(real)
+    assert metrics["dra/empty_rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("which", "says", "empty"),
+    [("thinking", "count as unique, and DRA does nothing", 4), ("after_thinking", "are embedded whole", 0)],
+)
+def test_a_run_whose_completions_end_no_thinking_is_told_once(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], which: str, says: str, empty: int
+) -> None:
+    trainer, metrics = trained(monkeypatch, pool, Batch("a"), text=which)
+    trainer.step({}, {})
+    said = capsys.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if "</think>" in line]
+    assert f"none of 4 completions of this step has a </think>: with dra.text={which} such completions {says}" in line
+    assert metrics["dra/empty_rows"] == empty
+    assert (metrics["dra/weight/min"] == 1) == (which == "thinking")
+
+
+def test_a_run_in_which_some_completions_end_their_thinking_is_told_nothing(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = Batch("a")
+    batch.said = {"a_1_0": in_pieces("so", "a", "thinking")}
+    _, metrics = trained(monkeypatch, pool, batch, text="thinking")
+    said = capsys.readouterr()
+    assert "</think>" not in said.out + said.err
+    assert metrics["dra/empty_rows"] == 3
 
 
 @pytest.mark.parametrize("lost", ["", "b"])

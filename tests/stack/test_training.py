@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ def train(
         [
             "python",
             str(HERE / "train_and_dump.py"),
-            *(["--config-dir", str(EXAMPLES), "--config-name", example] if example else []),
+            *(
+                ["--config-dir", str((EXAMPLES / example).parent), "--config-name", Path(example).name]
+                if example
+                else []
+            ),
             "+platform=cpu",
             f"hydra.run.dir={tmp_path}/hydra",
             f"data.train_files={toy_folder}/train.parquet",
@@ -124,13 +129,31 @@ def recomputed_by_likelihood(step: dict[str, Any]) -> np.ndarray:
     return oracles.grpo(oracles.adjust(rewards, oracles.unlikeliness_weights(log_probs, group), group), group)
 
 
+def turns_of(step: dict[str, Any], tokenizer: Any, own: bool) -> list[list[str]]:
+    """Of each row the texts of its turns, that the policy wrote (`own`) or that tools replied."""
+    rows = zip(step["responses"], step["response_mask"], strict=True)
+    return [
+        [
+            tokenizer.decode([token for token, _ in run], skip_special_tokens=True)
+            for of_policy, run in groupby(zip(ids, mask, strict=True), lambda pair: pair[1] > 0)
+            if of_policy is own
+        ]
+        for ids, mask in rows
+    ]
+
+
 def recomputed(
-    step: dict[str, Any], toy_folder: Path, encoder: Any, dra: bool = True, correct_above: float = -np.inf
+    step: dict[str, Any],
+    toy_folder: Path,
+    encoder: Any,
+    dra: bool = True,
+    correct_above: float = -np.inf,
+    texts: Sequence[str] = (),
 ) -> np.ndarray:
-    """float64 advantage of each row from its text and raw reward, by the paper's formula and plain loops; with
-    `correct_above` among those of a higher reward, and of them alone."""
+    """float64 advantage of each row from its text (or that of `texts`) and raw reward, by the paper's formula and plain
+    loops; with `correct_above` among those of a higher reward, and of them alone."""
     tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in step["responses"]]
+    texts = texts or [tokenizer.decode(ids, skip_special_tokens=True) for ids in step["responses"]]
     rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
     group = np.array([key.rsplit("_", 2)[0] for key in step["keys"]])
     if dra:
@@ -317,6 +340,35 @@ def test_colocate_async_trains_with_similarity_among_the_correct(
         right = [sum(scores) > 0 for scores in step["rm_scores"]]
         assert 0 < sum(right) < len(right)
         assert step["metrics"]["dra/adjusted_frac"] == pytest.approx(sum(right) / len(right))
+
+
+def test_turns_with_a_tool_are_compared_by_what_the_policy_wrote(
+    toy_folder: Path, tmp_path: Path, encoder: Any
+) -> None:
+    """veRL's own tool agent, by the recipe's configuration; the tool never replies the same."""
+    recipe = ROOT / "recipes" / "examples" / "multi_turn"
+    multi_turn = "actor_rollout_ref.rollout.multi_turn"
+    run = train(
+        toy_folder,
+        tmp_path,
+        [
+            *("data_dir=none", f"recipe_dir={recipe}", "trainer.total_training_steps=1"),
+            *(f"{multi_turn}.function_tool_path={HERE}/look_up.py", f"{multi_turn}.format=all_is_a_call"),
+            *(f"{multi_turn}.max_assistant_turns=2", "data.max_response_length=64"),
+        ],
+        example="multi_turn/multi_turn",
+    )
+    assert "diversity is that of what the policy wrote, without what tools replied" in run.log
+    assert "completions are embedded after the generation" in run.log
+    (step,) = run.steps
+    assert step["metrics"]["dra/skipped_rows"] == step["metrics"]["dra/missing_rows"] == 4 * N
+    tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
+    replies = [reply for of_row in turns_of(step, tokenizer, own=False) for reply in of_row if "page" in reply]
+    assert len(replies) == len(set(replies)) > 3 * N
+    own = ["\n".join(filter(None, turns)) for turns in turns_of(step, tokenizer, own=True)]
+    assert_advantages_of(step, recomputed(step, toy_folder, encoder, texts=own))
+    # With the replies they would be others.
+    assert np.abs(recomputed(step, toy_folder, encoder, texts=own) - recomputed(step, toy_folder, encoder)).max() > 0.01
 
 
 def test_separate_async_trains(toy_folder: Path, tmp_path: Path, encoder: Any) -> None:

@@ -26,8 +26,16 @@ from verl_dra.embedding.encoder import DTYPES, ENCODERS, LONG_TEXT
 from verl_dra.record import RecordConfig
 from verl_dra.scorer.placement import PLACEMENTS, ScorerConfig
 
+TEXTS = {
+    "response": "all of a completion",
+    "assistant": "what the policy wrote, without what tools replied",
+    "after_thinking": "what follows the thinking",
+    "thinking": "the thinking alone",
+}
+"""What `dra.text` may be, in words."""
 WEIGHTS = ("inverse", "darling", "unlikeliness")
 _WORDS = {
+    "text": tuple(TEXTS),
     "smi": (*SMI_FUNCTIONS, *CONTROLS),
     "cosine": get_args(Cosine),
     "among": ("all", "correct"),
@@ -48,6 +56,12 @@ class DRAConfig:
 
     enabled: bool = True
     """`false` is veRL's own run, for baselines: its estimator and reward manager, no scorer."""
+    text: str = "response"
+    """The part of a completion whose diversity counts; of a session with several outputs, of the final one. `response`
+    is all of it, what tools reply included. `assistant` is what the policy itself wrote, its calls of tools among it,
+    each turn from a new line; it is embedded after the generation and not during it. `after_thinking` follows the last
+    `</think>`, and is all where there is none; `thinking` is before that, and is empty where there is none: such a
+    completion counts as unique (`dra/empty_rows`)."""
     smi: str = "graph_cut"
     """How much a completion has in common with its group: `graph_cut` (the paper's), `log_det`, or `clusters`, the
     number of others in its cluster. For control runs, Graph-Cut SMI that means nothing: `shuffled` within each group,

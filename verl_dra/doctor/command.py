@@ -19,6 +19,8 @@ from verl_dra.missing import advice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from verl_dra.config import DRAConfig
 _GIVE = "give the Hydra arguments of the run"
 
 
@@ -170,7 +172,20 @@ def _prepare(config: DictConfig) -> Iterator[Check]:
     except ConfigError as error:
         yield fail("configuration", str(error), "")
     else:
-        yield ok("configuration", f"trains {'DRA over ' if dra.enabled else ''}{dra.base_estimator}")
+        yield ok("configuration", _in_words(config, dra))
+
+
+def _in_words(config: DictConfig, dra: DRAConfig) -> str:
+    """What a run that nothing refuses does."""
+    from verl_dra.config.schema import TEXTS
+    from verl_dra.config.streaming import why_not_streamed
+
+    if not dra.enabled:
+        return f"trains {dra.base_estimator}"
+    late = why_not_streamed(config)
+    return f"trains DRA over {dra.base_estimator}, by the diversity of {TEXTS[dra.text]}" + (
+        f"; it is embedded after the generation and not during it ({late})" if late else ""
+    )
 
 
 def _default_encoder() -> Iterator[Check]:

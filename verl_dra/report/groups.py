@@ -218,6 +218,8 @@ def _method(line: dict[str, Any]) -> str:
     if line.get("strength") == 0:
         return f"DRA off, over {line.get('base_estimator')}"
     parts = [f"SMI {line.get('smi')}"]
+    if (text := line.get("text", "response")) != "response":
+        parts.append(f"text {text}")
     if (cosine := line.get("cosine", "raw")) != "raw":
         parts.append(f"cosines {cosine}")
     if (among := line.get("among", "all")) != "all":

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_THINKING_ENDS = "</think>"
+from verl_dra.rewards import thinking
+
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])\s*")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
@@ -35,7 +36,7 @@ def written_answer(text: str) -> str | None:
     `####`, is between answer tags, or follows 'answer is' or 'Answer:'; then a formula of the last line; then a text of
     one word or no words as a whole. A number in passing is no answer.
     """
-    text = text[text.rfind(_THINKING_ENDS) + len(_THINKING_ENDS) :] if _THINKING_ENDS in text else text
+    _, text = thinking.parted(text)
     found = _boxed(text)
     if found.there:
         return found.content

@@ -63,7 +63,7 @@ class ScorerClient:
         self._start(i, line)
 
     def skip(self, session: Session) -> None:
-        """Count a completion that nobody will ask for. Must be called from a running event loop."""
+        """Count a completion that is not sent. Must be called from a running event loop."""
         i, line = self._line(session)
         line.skipped += 1
         self._start(i, line)

@@ -26,7 +26,7 @@ class Events:
     unsent: int = 0
     """Those that reward workers could not send because the scorer was not there."""
     skipped: int = 0
-    """Those that reward workers don't send: of validation, and of steps without DRA."""
+    """Those that reward workers don't send: of validation, of steps without DRA, and all with `dra.text=assistant`."""
     late: int = 0
     """Those that came after their vector was taken or given up."""
     evicted: int = 0

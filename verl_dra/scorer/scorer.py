@@ -157,7 +157,7 @@ class Scorer:
             completions: sessions and their texts.
             refused: completions that the sender kept back since it last sent some, because it was not answered.
             unsent: those that it could not send.
-            skipped: those that nobody will ask for, which it does not send.
+            skipped: those that it does not send.
         """
         with self._lock:
             self._events.refused += refused

@@ -13,7 +13,7 @@ COUNTERS = {
     "submitted": "Completions that arrived",
     "refused": "Completions that reward workers kept back because the queue was full",
     "unsent": "Completions that reward workers could not send because the scorer was not there",
-    "skipped": "Completions that nobody will ask for: of validation, and where dra.strength is 0",
+    "skipped": "Completions that are not sent: of validation, where dra.strength is 0, all with dra.text=assistant",
     "late": "Completions that came after their vector was taken, or given up",
     "evicted": "Completions dropped uncollected to bound memory",
     "cache_hits": "Completions whose text was known already",

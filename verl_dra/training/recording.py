@@ -94,6 +94,7 @@ def fetched_groups(
                     "step": number,
                     "uid": uid,
                     "ground_truth": None if truth is None else str(truth),
+                    "text": dra.text,
                     "smi": dra.smi,
                     "weight": dra.weight,
                     "strength": step.strength,

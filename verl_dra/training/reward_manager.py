@@ -12,7 +12,7 @@ from verl_dra.config.reward_managers import base_reward_manager
 from verl_dra.config.schedule import Schedule
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
-from verl_dra.training.text import completion_text
+from verl_dra.training.text import diversity_texts
 from verl_dra.training.validation import is_validation
 
 
@@ -29,6 +29,7 @@ class DRARewardManager(RewardManagerBase):
         )
         self._scorers = ScorerClient(config.dra.scorer.name)
         self._strength = Schedule.of(config.dra.strength)
+        self._which: str = config.dra.text
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """The base manager's reward and extra info for one trajectory (its outputs are the rows of `data`)."""
@@ -41,7 +42,9 @@ class DRARewardManager(RewardManagerBase):
         # The step that the prompt was drawn for; an asynchronous trainer may train on it in a later one, and fetches it
         # where that one wants it.
         step = final.non_tensor_batch.get("global_steps")
-        if is_validation(final.non_tensor_batch) or (step is not None and not self._strength.at(int(step))):
+        off = step is not None and not self._strength.at(int(step))
+        # Which tokens are the policy's own veRL 0.9.1 tells the trainer alone.
+        if is_validation(final.non_tensor_batch) or off or self._which == "assistant":
             self._scorers.skip(session)
             return await self._rewarded(data)
         responses = final.batch["responses"]
@@ -49,7 +52,8 @@ class DRARewardManager(RewardManagerBase):
         length = final.non_tensor_batch.get("response_len")
         if length is None:
             length = final.batch["attention_mask"][-responses.shape[-1] :].sum()
-        text = await self.loop.run_in_executor(None, completion_text, self.tokenizer, responses[: int(length)])
+        response = [responses[: int(length)]]
+        (text,) = await self.loop.run_in_executor(None, diversity_texts, self._which, self.tokenizer, response)
         self._scorers.submit(session, text)
         return await self._rewarded(data)
 

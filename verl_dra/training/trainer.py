@@ -18,8 +18,10 @@ from verl.utils.debug import marked_timer
 
 from verl_dra.algorithm import NegativeRewards, SMIFunction
 from verl_dra.config import DRAConfig
+from verl_dra.config.schema import TEXTS
 from verl_dra.config.streaming import why_not_streamed
 from verl_dra.record import Recorder, trackers
+from verl_dra.rewards.thinking import ENDS
 from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, forgo, take
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool
@@ -31,7 +33,7 @@ from verl_dra.training.metrics import COUNTS, filter_metrics, record_metrics, st
 from verl_dra.training.recording import FetchedGroup, fetched_groups
 from verl_dra.training.rows import Rows
 from verl_dra.training.summary import Summary
-from verl_dra.training.text import completion_texts
+from verl_dra.training.text import columns_of, diversity_texts, end_thinking
 from verl_dra.training.transfer import fetch_columns
 from verl_dra.training.validation import Marking
 from verl_dra.training.weighing import Weighing
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Share of tokens above which a run's first step says that the encoder does not know them.
 _MUCH_UNKNOWN = 0.2
+# Completions of the first step in which an end of the thinking is looked for.
+_LOOKED_AT = 64
 
 
 class DRATrainerMixin(PPOTrainer):
@@ -62,7 +66,7 @@ class DRATrainerMixin(PPOTrainer):
         self._filters = bool(OmegaConf.select(config, "algorithm.filter_groups.enable"))
         self._rows: Rows | None = None
         self._asking: Asking | None = None
-        self._knows_unknown = False
+        self._knows_unknown = self._knows_thinking = False
         self._last_at = time.monotonic()
         self._behind: bool | None = None
         self._counts: Counter[str] = Counter()
@@ -88,6 +92,8 @@ class DRATrainerMixin(PPOTrainer):
         rollout_pool = [group for pool in rollout_pools for group in pool.get_placement_groups()]
         scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
         say(f"diversity scorers: {scorers.describe()}")
+        if dra.text != "response":
+            say(f"diversity is that of {TEXTS[dra.text]} (dra.text={dra.text})")
         if why := why_not_streamed(self.config):
             say(
                 "completions are embedded after the generation and not during it, so that steps wait for scores "
@@ -172,6 +178,7 @@ class DRATrainerMixin(PPOTrainer):
             batch = super()._compute_advantage(batch, metrics)
         of_step = step_metrics(step, scores, came) | load.metrics()
         self._warn_of_unknown(came)
+        self._warn_of_no_thinking(batch, rows)
         self._counts.update({name: of_step[name] for name in COUNTS})
         metrics.update(of_step)
         if self._recorder is not None:
@@ -204,6 +211,23 @@ class DRATrainerMixin(PPOTrainer):
                     f"the encoder does not know {share:.0%} of the tokens, and takes texts that differ in those "
                     "alone for equal: set dra.embedding.model to one for their language or script"
                 )
+
+    def _warn_of_no_thinking(self, batch: Any, rows: Rows) -> None:
+        """Say once, at the first step, that `dra.text` looks for thinking where there is none."""
+        if self._knows_thinking or self._off or self._dra.text not in ("after_thinking", "thinking"):
+            return
+        self._knows_thinking = True
+        data = fetch_columns(batch, rows.real_final[:_LOOKED_AT], ["responses"])
+        responses = list(data["responses"].unbind())
+        if not end_thinking(self.tokenizer, responses):
+            what = (
+                "are embedded whole" if self._dra.text == "after_thinking" else "count as unique, and DRA does nothing"
+            )
+            say(
+                f"none of {len(responses)} completions of this step has a {ENDS}: with dra.text={self._dra.text} such "
+                f"completions {what}; is there room for the thinking in data.max_response_length, and does this model "
+                "think?"
+            )
 
     def _sampled(self, rows: Rows) -> list[str]:
         """The groups to record of a batch; of a step that has several, of the first."""
@@ -254,10 +278,12 @@ class DRATrainerMixin(PPOTrainer):
     def _texts_of(self, batch: Any, rows: Rows) -> FetchTexts:
         """What gives texts of sessions of `batch`; other threads may fetch of it meanwhile."""
         row = dict(zip(rows.names, rows.real_final, strict=True))
+        names = columns_of(self._dra.text)
 
         def texts_of(sessions: Sequence[Session]) -> Mapping[Session, str]:
-            data = fetch_columns(batch, [row[session] for session in sessions], ["responses"])
-            texts = completion_texts(self.tokenizer, list(data["responses"].unbind()))
+            data = fetch_columns(batch, [row[session] for session in sessions], names)
+            columns = [list(data[name].unbind()) for name in names]
+            texts = diversity_texts(self._dra.text, self.tokenizer, *columns)
             return dict(zip(sessions, texts, strict=True))
 
         return texts_of
