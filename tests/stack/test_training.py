@@ -68,6 +68,8 @@ def train(
     many as `of_the_free`; of a config of recipes/examples, or the default one."""
     dump = tmp_path / "dump"
     dump.mkdir()
+    config = EXAMPLES / (example or "")
+    flags = ["--config-dir", str(config.parent), "--config-name", config.name] if example else []
     log = tmp_path / "log.txt"
     done = isolated.run(
         [
