@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from verl_dra.algorithm import CONTROLS, SMI_FUNCTIONS, SMIFunction, cluster_smi, graph_cut_smi, power_smi
 from verl_dra.config.schedule import Schedule
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.partition.config import PartitionConfig
 from verl_dra.record import RecordConfig
 from verl_dra.scorer.placement import ScorerConfig
 
@@ -67,6 +68,7 @@ class DRAConfig:
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
     def schedule(self) -> Schedule:

@@ -11,14 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """The n completions of one prompt."""
+    """The n completions of one prompt, of which no two are the same text, and none is blank."""
 
     uid: str
     prompt: str
     texts: Sequence[str]
     rewards: Sequence[float]
     answers: Sequence[str | None]
-    """The final answer of each text, as the package's rewards find it; None where there is none."""
+    """The final answer of each text, as the package's rewards find it when one is asked for; None where there is none.
+    Needs math-verify."""
     ground_truth: str | None = None
 
 
@@ -37,6 +38,8 @@ class Grouping:
     """Completions that were cut before they were looked at."""
     retried: int = 0
     """Answers that could not be read, and were asked for again."""
+    unplaced: int = 0
+    """Completions of which it can't be told, such as those without a final answer; each is alone."""
 
     @classmethod
     def of_labels(cls, labels: Sequence[int], **costs: int) -> Grouping:
@@ -50,17 +53,33 @@ class PartitionUnavailableError(RuntimeError):
 
 
 class UnreadableError(ValueError):
-    """What a server answered is no partition of this group, also when it was asked again."""
+    """What a server answered is no partition of this group, also when it was asked again.
+
+    Args:
+        why: in words.
+        costs: what it cost to find out, by the names that `Grouping` has.
+    """
+
+    def __init__(self, why: str, **costs: int) -> None:
+        super().__init__(why)
+        self.costs = costs
 
 
 class Partition(Protocol):
-    """Looks at whole groups, one at a time; a class of your own is made with `PartitionConfig`."""
+    """Looks at whole groups, one at a time; a class of your own is made with `PartitionConfig`. `str()` of it is shown
+    at the start.
+
+    A class that asks a server can have `most_calls(completions: int) -> int` as well, the requests that a group of so
+    many takes at most: `dra.partition.max_calls` is kept by it, and without one a group counts as one request.
+    """
 
     def __call__(self, group: PromptGroup) -> Grouping:
         """How alike the completions of `group` are.
 
         Raises:
             PartitionUnavailableError: try again later.
-            UnreadableError: this group has no partition; it is counted, and its rewards stay unadjusted.
+            UnreadableError: this group has no partition; it is counted, and has the mean weight of the others,
+                whatever `dra.on_failure` says: a completion that makes a judge fail must neither gain by it nor end the
+                run.
         """
         ...
