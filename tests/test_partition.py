@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from verl_dra.partition import Grouping, PartitionConfig, PromptGroup, build_partition
 from verl_dra.partition.answers import FoundAnswers
 
+GUIDE = Path(__file__).parents[1] / "verl_dra" / "partition" / "README.md"
 SERVER = {"base_url": "http://judge.example:8000/v1", "model": "judge"}
 
 
@@ -129,3 +132,14 @@ def test_labels_are_a_matrix_whose_smi_is_that_of_clusters(labels: list[int]) ->
     alone = np.zeros(len(labels), dtype=int)
     np.testing.assert_allclose(similarity.sum(1) - 1, oracles.cluster_smi(vectors, alone))
     np.testing.assert_allclose(similarity.sum(1) - 1, oracles.graph_cut_smi(vectors, alone), atol=1e-6)
+
+
+def test_the_class_of_the_guide_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n# ways\.py\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "ways.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = build_partition(PartitionConfig(by="ways:ByKeyword"))
+    found = made(group("I substitute x", "a graph", "no way", "then substitute", "none"))
+    labels = [0, 1, 2, 0, 3]
+    assert found.similarity.tolist() == [[float(a == b) for b in labels] for a in labels]
+    assert found.unplaced == 2

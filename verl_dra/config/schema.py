@@ -62,8 +62,9 @@ class DRAConfig:
     """The reward manager that computes the rewards: a registered name, pkg://package.module:Class or file.py:Class;
     None for reward.reward_manager, which is naive where it is not set."""
     on_failure: str = "raise"
-    """Groups whose scorer embeds nothing for dra.scorer.deadline_s, or can't embed them: `raise` ends the run,
-    `unadjusted` gives them the mean weight of the batch's scored ones (1 where none is) and counts them."""
+    """Groups whose scorer embeds nothing for dra.scorer.deadline_s, or can't embed them, or of which dra.partition says
+    nothing in its time and budget: `raise` ends the run, `unadjusted` gives them the mean weight of the batch's scored
+    ones (1 where none is) and counts them."""
     console: str = "quiet"
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
