@@ -24,6 +24,10 @@ from torch.nn.functional import normalize
 
 from verl_dra.embedding import EmbeddingConfig, build_encoder, encode_all
 from verl_dra.embedding.model_path import model_path
+from verl_dra.partition import Grouping, PartitionConfig, PromptGroup
+from verl_dra.partition.answers import FoundAnswers
+from verl_dra.partition.looking import Looking
+from verl_dra.partition.pool import PartitionPool
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
 from verl_dra.scorer.pool import ScorerPool
@@ -36,11 +40,27 @@ PAIRS = PROMPTS * N * (N - 1) // 2
 AS_CONFIGURED = EmbeddingConfig(device="cpu")
 # The arithmetic of SentenceTransformer.encode with its defaults.
 AS_ENCODE = EmbeddingConfig(device="cpu", long_text="head", dtype="float32")
+PARTITIONS = {
+    "answers": PartitionConfig(by="answers"),
+    "a class of one's own": PartitionConfig(by="peers:ByFirstWord"),
+}
+"""Beside cosines; each in one actor on one CPU."""
 TRACE = """
 first we subtract three from both sides of the equation and then divide by two so that x equals seven which is not a
 prime number wait let me check this again the sum of the angles in a triangle is one hundred eighty degrees hence the
 area must be half of base times height therefore the answer is
 """
+
+
+class ByFirstWord:
+    """What calling a class costs that does next to nothing."""
+
+    def __init__(self, config: PartitionConfig) -> None:
+        pass
+
+    def __call__(self, group: PromptGroup) -> Grouping:
+        words = [text.split()[0] for text in group.texts]
+        return Grouping.of_labels([words.index(word) for word in words])
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ def main() -> None:
         for texts in rounds:
             for name, score in ways.items():
                 done[name].append(score(texts))
+        of_partitions = partitions(rounds)
     wait = {name: statistics.median(run.seconds for run in runs) for name, runs in done.items()}
     pairs = dict.fromkeys(ways, PAIRS) | {"in the trainer, by rank": PROMPTS * N * (ROWS_OF_A_RANK - 1) // 2}
     truth = dict.fromkeys(ways, _formula(AS_ENCODE, rounds[0]))
@@ -93,6 +114,33 @@ def main() -> None:
         ]
         + [["pairwise classifier", "", "", "", "", f"{PAIRS} calls", ""]],
     )
+    show(
+        "the same completions, told apart by a partition: for a step, all of it after the last completion",
+        ["what", "calls", "tokens", "seconds"],
+        of_partitions,
+    )
+
+
+def partitions(rounds: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Calls, tokens and seconds of each partition for a step, by medians over `rounds`; needs Ray."""
+    rows = [["cosines", "0", "0", f"{statistics.median(_seconds(AS_CONFIGURED, texts) for texts in rounds):.2f}"]]
+    for name, config in PARTITIONS.items():
+        pool = PartitionPool(config)
+        seconds = []
+        for texts in [rounds[0], *rounds]:
+            groups = [_group(str(i), texts[i * N : (i + 1) * N]) for i in range(PROMPTS)]
+            start = time.perf_counter()
+            came = Looking(pool, [group.uid for group in groups], lambda uids, of=groups: of).result()
+            seconds.append(time.perf_counter() - start)
+        pool.close()
+        rows.append([name, str(came.calls), str(came.tokens), f"{statistics.median(seconds[1:]):.2f}"])
+    return rows
+
+
+def _group(uid: str, texts: Sequence[str]) -> PromptGroup:
+    """With one of three answers at the end of each completion, by its first letter."""
+    ends = [f"{text} \\boxed{{{ord(text[0]) % 3}/2}}" for text in texts]
+    return PromptGroup(uid, "What is x?", ends, [1.0] * len(ends), FoundAnswers(ends))
 
 
 def _completions(seed: int) -> list[str]:
