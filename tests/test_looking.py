@@ -127,7 +127,13 @@ def test_a_lost_actor_comes_back_and_its_groups_go_again(fault: str) -> None:
 
 def test_a_group_that_ends_processes_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were with it go again with others; what was with two that ended goes alone."""
-    with partitions_of(always(by_first_word), concurrency=8, on_failure="unadjusted", deadline_s=0.3) as (pool, actors):
+    never = threading.Event()
+
+    def look(of: PromptGroup) -> Grouping:
+        never.wait(0.05)  # long enough to be on its way when the next is sent
+        return by_first_word(of)
+
+    with partitions_of(always(look), concurrency=8, on_failure="unadjusted", deadline_s=0.3) as (pool, actors):
         poison, at_once = SOME[2].uid, threading.Lock()
         (handle,) = pool.handles
         look = handle.look.remote
