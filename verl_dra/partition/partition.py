@@ -37,6 +37,8 @@ class Grouping:
     """Completions that were cut before they were looked at."""
     retried: int = 0
     """Answers that could not be read, and were asked for again."""
+    unplaced: int = 0
+    """Completions of which it can't be told, such as those without a final answer; each is alone."""
 
     @classmethod
     def of_labels(cls, labels: Sequence[int], **costs: int) -> Grouping:
@@ -50,7 +52,16 @@ class PartitionUnavailableError(RuntimeError):
 
 
 class UnreadableError(ValueError):
-    """What a server answered is no partition of this group, also when it was asked again."""
+    """What a server answered is no partition of this group, also when it was asked again.
+
+    Args:
+        why: in words.
+        costs: what it cost to find out, by the names that `Grouping` has.
+    """
+
+    def __init__(self, why: str, **costs: int) -> None:
+        super().__init__(why)
+        self.costs = costs
 
 
 class Partition(Protocol):
