@@ -18,6 +18,8 @@ from verl_dra.partition.partition import Grouping, PromptGroup, UnreadableError
 _MOST_APPROACHES = 8
 _LETTERS = string.ascii_uppercase[:_MOST_APPROACHES]
 _NONE = "none"
+# Bounds what a model that never ends a string would cost. OpenAI's schemas have patterns, and no lengths.
+_NAME = r'^[^"\\]{3,100}$'
 # With room for a judge that thinks a little before it answers; an answer alone takes a tenth of it.
 _TOKENS_OF_AN_ANSWER = 1024
 _CALLS_AT_A_TIME = 8
@@ -90,7 +92,8 @@ class JudgePartition:
 
     def _approaches(self, prompt: str, bill: Bill) -> dict[str, str]:
         """Approaches to a prompt, by letters."""
-        names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": _MOST_APPROACHES}
+        name = {"type": "string", "pattern": _NAME}
+        names = {"type": "array", "items": name, "minItems": 1, "maxItems": _MOST_APPROACHES}
         try:
             named = self._ask(_NAME_THEM, {"problem": sendable(prompt)}, "approaches", names, _named, bill)
         except TooLargeError as refusal:
