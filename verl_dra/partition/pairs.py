@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ from verl_dra.partition.partition import Grouping, PromptGroup, UnreadableError
 
 _PAIRS_OF_A_REQUEST = 32
 _REQUESTS_AT_A_TIME = 4
+_PLACE = re.compile(r"\{first\}|\{second\}")
 
 Pair = tuple[str, str]
 
@@ -37,6 +39,8 @@ class PairsPartition:
     def __init__(self, config: PartitionConfig) -> None:
         self._limit = config.max_characters
         self._join = config.pair
+        if self._join is not None and sorted(_PLACE.findall(self._join)) != ["{first}", "{second}"]:
+            raise ValueError(f"dra.partition.pair must hold {{first}} and {{second}} once each, not {self._join!r}")
         self._server = PartitionServer(config)
         # A wrong URL, model or kind of model shows here and not when the first group is there.
         try:
@@ -93,10 +97,10 @@ class PairsPartition:
 
     def _ask(self, pairs: Sequence[Pair], bill: Bill) -> list[float]:
         if self._join is None:
-            texts = {"text_1": [first for first, _ in pairs], "text_2": [second for _, second in pairs]}
-            return self._server.ask(bill, f"{self._server.root}/score", texts, lambda answer: _scores(answer, pairs))
-        joined = {"input": [self._join.replace("{first}", a, 1).replace("{second}", b, 1) for a, b in pairs]}
-        return self._server.ask(bill, f"{self._server.root}/classify", joined, lambda answer: _scores(answer, pairs))
+            path, body = "/score", {"text_1": [a for a, _ in pairs], "text_2": [b for _, b in pairs]}
+        else:
+            path, body = "/classify", {"input": [_joined(self._join, *pair) for pair in pairs]}
+        return self._server.ask(bill, self._server.root + path, body, lambda answer: _scores(answer, pairs))
 
     def _needs(self) -> str:
         if self._join is None:
@@ -110,6 +114,12 @@ class PairsPartition:
 def _ordered(a: str, b: str) -> Pair:
     first, second = sorted((a, b), key=lambda text: hashlib.sha256(text.encode()).digest())
     return first, second
+
+
+def _joined(pair: str, first: str, second: str) -> str:
+    # At once: a text may hold the name of a place.
+    texts = {"{first}": first, "{second}": second}
+    return _PLACE.sub(lambda place: texts[place[0]], pair)
 
 
 def _scores(answer: Any, pairs: Sequence[Pair]) -> list[float]:
