@@ -6,16 +6,20 @@ The peers are written here from descriptions of what they compute.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from clients import all_sent
 from local_ray import local_ray
+from partition_servers import MODEL, Classifier, ObedientJudge, json_server
 from scorers import scored, scorer_pool
 from sentence_transformers import SentenceTransformer
 from timing import show
@@ -26,7 +30,9 @@ from verl_dra.embedding import EmbeddingConfig, build_encoder, encode_all
 from verl_dra.embedding.model_path import model_path
 from verl_dra.partition import Grouping, PartitionConfig, PromptGroup
 from verl_dra.partition.answers import FoundAnswers
+from verl_dra.partition.judge import JudgePartition
 from verl_dra.partition.looking import Looking
+from verl_dra.partition.pairs import PairsPartition
 from verl_dra.partition.pool import PartitionPool
 from verl_dra.scorer.client import ScorerClient
 from verl_dra.scorer.messages import Session
@@ -36,6 +42,7 @@ PROMPTS, N = 16, 8
 SHORTEST, LONGEST, DUPLICATES = 50, 400, 0.2
 ROWS_OF_A_RANK = 4
 ROUNDS = 3
+GROUP_SIZES = (4, 8, 16, 32, 64)
 PAIRS = PROMPTS * N * (N - 1) // 2
 AS_CONFIGURED = EmbeddingConfig(device="cpu")
 # The arithmetic of SentenceTransformer.encode with its defaults.
@@ -119,6 +126,7 @@ def main() -> None:
         ["what", "calls", "tokens", "seconds"],
         of_partitions,
     )
+    servers_asked()
 
 
 def partitions(rounds: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -143,13 +151,56 @@ def _group(uid: str, texts: Sequence[str]) -> PromptGroup:
     return PromptGroup(uid, "What is x?", ends, [1.0] * len(ends), FoundAnswers(ends))
 
 
-def _completions(seed: int) -> list[str]:
+def servers_asked() -> None:
+    """What partitions ask of a server in a step, by the size of a group, all groups at a time.
+
+    The servers are stand-ins that answer at once, so that the seconds are of this side and theirs; a token is counted
+    for every 4 characters that they get.
+    """
+    rows = []
+    with (
+        json_server(_charged(Classifier(limit=10**6)), None) as pairs_url,
+        json_server(_charged(ObedientJudge()), None) as judge_url,
+    ):
+        for n in GROUP_SIZES:
+            texts = _completions(0, n)
+            groups = [
+                PromptGroup(str(at), "What is 8 + 5?", list(dict.fromkeys(texts[at : at + n])), [], [])
+                for at in range(0, len(texts), n)
+            ]
+            for name, url, made in (("pairs", pairs_url, PairsPartition), ("judge", judge_url, JudgePartition)):
+                partition = made(PartitionConfig(by=name, base_url=url, model=MODEL))
+                start = time.perf_counter()
+                with ThreadPoolExecutor(PROMPTS) as pool:
+                    done = list(pool.map(partition, groups))
+                seconds = time.perf_counter() - start
+                calls, tokens = (sum(getattr(grouping, cost) for grouping in done) for cost in ("calls", "tokens"))
+                compared = {"pairs": sum(math.comb(len(group.texts), 2) for group in groups), "judge": ""}[name]
+                rows.append([name, str(n), str(compared), str(calls), f"{tokens:,}", f"{seconds:.2f}"])
+    show(
+        f"{PROMPTS} prompts, {SHORTEST} to {LONGEST} words, a fifth copies; stand-ins of the servers",
+        ["partition", "completions a prompt", "pairs", "requests a step", "tokens a step", "seconds"],
+        rows,
+    )
+
+
+def _charged(answer: Callable[[str, Any], tuple[int, Any]]) -> Callable[[str, Any], tuple[int, Any]]:
+    def charged(path: str, request: Any) -> tuple[int, Any]:
+        status, said = answer(path, request)
+        texts = [message["content"] for message in request.get("messages", ())]
+        texts += [*request.get("text_1", ()), *request.get("text_2", ())]
+        return status, {**said, "usage": {"total_tokens": sum(map(len, texts)) // 4}}
+
+    return charged
+
+
+def _completions(seed: int, n: int = N) -> list[str]:
     """Group by group, lengths log-uniform, a fifth copies of an earlier sibling; no cache knows another seed's."""
     rng = random.Random(seed)
     texts: list[str] = []
-    for i in range(PROMPTS * N):
-        if i % N and rng.random() < DUPLICATES * N / (N - 1):
-            texts.append(rng.choice(texts[i - i % N :]))
+    for i in range(PROMPTS * n):
+        if i % n and rng.random() < DUPLICATES * n / (n - 1):
+            texts.append(rng.choice(texts[i - i % n :]))
         else:
             words = int(SHORTEST * (LONGEST / SHORTEST) ** rng.random())
             texts.append(" ".join(rng.choices(TRACE.split(), k=words)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ SERVERS = ("pairs", "judge")
 KNOWN = "answers, pairs and judge"
 _OF_SERVERS = ("base_url", "model", "api_key_env", "timeout_s", "max_retries", "max_characters")
 _LONGEST_S = 10**7
+PLACES = re.compile(r"\{first\}|\{second\}")
+"""Where the texts of a pair go."""
 
 
 @dataclass
@@ -38,6 +41,9 @@ class PartitionConfig:
     max_characters: int = 8000
     """For `pairs` and `judge`: characters of a completion that are sent; the middle of a longer one is left out, and
     counted."""
+    pair: str | None = None
+    """For `pairs` with a model of two labels, the second that of the same: how two texts are put to it, such as
+    `{first}[SEP]{second}`. None for a model of one label, to whose tokenizer the server gives both."""
     max_calls: int | None = None
     """Requests a step; groups beyond them go by dra.on_failure, and are counted. None for no bound."""
     num_actors: int = 1
@@ -79,7 +85,8 @@ class PartitionConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"dra.partition.{name} must be at least {least}, not {getattr(self, name)}")
         if self.by == "answers":
-            self._refuse_unused((*_OF_SERVERS, "max_calls"), "with dra.partition.by=answers, which asks no server")
+            unused = (*_OF_SERVERS, "pair", "max_calls")
+            self._refuse_unused(unused, "with dra.partition.by=answers, which asks no server")
             if importlib.util.find_spec("math_verify") is None:
                 raise ValueError(
                     "dra.partition.by=answers needs math-verify, which is not installed; pip install 'verl_dra[math]' "
@@ -91,6 +98,10 @@ class PartitionConfig:
                 raise ValueError(
                     f"dra.partition.by={self.by} needs dra.partition.model, the server's name of the model"
                 )
+            if self.by != "pairs":
+                self._refuse_unused(("pair",), f"with dra.partition.by={self.by}")
+            elif self.pair is not None and sorted(PLACES.findall(self.pair)) != ["{first}", "{second}"]:
+                raise ValueError(f"dra.partition.pair must hold {{first}} and {{second}} once each, not {self.pair!r}")
         else:
             user_class(self.by, "dra.partition.by", KNOWN)
 

@@ -39,7 +39,7 @@ class Grouping:
     retried: int = 0
     """Answers that could not be read, and were asked for again."""
     unplaced: int = 0
-    """Completions of which it can't be told, such as those without a final answer; each is alone."""
+    """Completions of which it can't be told, such as those without a final answer."""
 
     @classmethod
     def of_labels(cls, labels: Sequence[int], **costs: int) -> Grouping:
