@@ -29,10 +29,12 @@ from verl_dra.config import ConfigError, DRAConfig, prepare
 from verl_dra.config.schedule import Schedule
 from verl_dra.config.streaming import why_not_streamed
 from verl_dra.embedding import EmbeddingConfig
+from verl_dra.partition import PartitionConfig
 from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.training.reward_manager import DRARewardManager
 
 GROUPS = "actor_rollout_ref.rollout.n=4"
+BY_ANSWERS = "dra.partition.by=answers"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,13 @@ def test_each_run_has_scorers_of_its_own_name_unless_one_is_given(prepared: Any)
         (["dra.spread_floor=1"], "dra.spread_floor must be from 0 to below 1, not 1.0"),
         (["dra.spread_floor=0.01", "dra.smi=clusters"], "dra.smi=clusters is no sum of cosines; set dra.smi=graph_cut"),
         (["dra.spread_floor=0.01", "dra.smi=log_det"], "dra.smi=log_det is no sum of cosines; set dra.smi=graph_cut"),
+        (["dra.partition.max_calls=3"], "dra.partition.max_calls=3 has no effect without dra.partition.by; remove it"),
+        ([BY_ANSWERS, "dra.smi=log_det"], "dra.smi=log_det is of cosines.*no effect with dra.partition.by=answers"),
+        ([BY_ANSWERS, "dra.smi=clusters"], "dra.smi=clusters is of cosines"),
+        ([BY_ANSWERS, "dra.smi=random"], "dra.smi=random is of cosines"),
+        ([BY_ANSWERS, "dra.cosine=centered"], "dra.cosine=centered is of cosines"),
+        ([BY_ANSWERS, "dra.spread_floor=0.1"], "dra.spread_floor=0.1 is of cosines"),
+        ([BY_ANSWERS, "dra.weight=unlikeliness"], "no effect with dra.weight=unlikeliness, which uses no SMI; remove"),
         (["dra.epsilon=0"], "dra.epsilon must be above 0 and finite, not 0"),
         (["dra.epsilon=1e-4", "dra.base_estimator=rloo"], "dra.base_estimator=rloo divides by no standard deviation"),
         (
@@ -340,6 +349,7 @@ def test_a_platform_that_hydra_took_for_a_plain_key_is_refused(foreign_folder: P
         ["dra.smi=log_det", "dra.cosine=centered", "dra.keep_scale=True", "dra.cluster_cosine=0.8"],
         ["dra.among=correct", "dra.correct_above=-0.5", "dra.negative_rewards=positive_only"],
         ["dra.among=correct", "dra.weight=unlikeliness", "dra.strength=8"],
+        [BY_ANSWERS, "dra.smi=shuffled", "dra.weight=darling", "dra.among=correct", "dra.cluster_cosine=0.8"],
         ["dra.epsilon=1e-4", "dra.base_estimator=grpo_passk"],
         ["dra.epsilon=1e-4", "dra.base_estimator=grpo_vectorized", "algorithm.norm_adv_by_std_in_grpo=False"],
         ["dra.strength=0"],
@@ -516,7 +526,7 @@ def test_disabled_a_critic_based_estimator_has_its_critic(prepared: Any) -> None
     assert need_critic(config)
 
 
-@pytest.mark.parametrize("config", [DRAConfig, EmbeddingConfig, ScorerConfig])
+@pytest.mark.parametrize("config", [DRAConfig, EmbeddingConfig, ScorerConfig, PartitionConfig])
 def test_every_setting_is_documented_where_it_is_declared(config: type) -> None:
     hints = get_type_hints(config)
     body = ast.parse(inspect.getsource(config)).body[0].body

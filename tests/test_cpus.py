@@ -82,6 +82,12 @@ OF_ROLLOUTS = "actor_rollout_ref.rollout.n_gpus_per_node"
             ["distillation.enabled=True", "distillation.nnodes=1", "distillation.n_gpus_per_node=4"],
             TRAINER | DRA | {"distillation.n_gpus_per_node": (1, 4, 12)},
         ),
+        (["dra.partition.by=answers"], TRAINER | DRA | {"dra.partition.num_cpus": (1, 0, 1)}),
+        (
+            ["dra.partition.by=answers", "dra.partition.num_actors=3", "dra.partition.num_cpus=0.5"],
+            TRAINER | DRA | {"dra.partition.num_cpus": (3, 0, 0.5)},
+        ),
+        (["dra.partition.by=answers", "dra.enabled=False"], TRAINER | ALWAYS),
         (
             ["transfer_queue.backend.storage_backend=MooncakeStore"],
             TRAINER | {k: v for k, v in DRA.items() if "unit" not in k},

@@ -16,15 +16,16 @@ LAYERS = (
     {"algorithm"},
     {"", "files", "missing", "rewards", "terminal"},
     {"cpu", "embedding", "record", "data"},
-    {"scorer", "from_texts"},
+    {"scorer", "partition", "from_texts"},
     {"config"},
     {"training"},
     {"job", "doctor", "evaluate", "report", "calibrate", "simulate"},
     {"main", "plugin", "sweep"},
     {"cli"},
 )
-# Where one of a layer uses another: doctor counts CPUs as the job does, calibrate reads the records that report shows.
-KNOWS = {("doctor", "job"), ("calibrate", "report"), ("evaluate", "data")}
+# Where one of a layer uses another: partitions have actors as scorers have, doctor counts CPUs as the job does,
+# calibrate reads the records that report shows.
+KNOWS = {("partition", "scorer"), ("doctor", "job"), ("calibrate", "report"), ("evaluate", "data")}
 # What the algorithm, alone of all, imports of others.
 OF_ALGORITHM = {"torch", "numpy"}
 

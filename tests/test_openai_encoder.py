@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from embedding_server import small_server, vllm_server
+from embedding_server import small_server
 from fault_proxy import Answer, Change, Exchange, Fault, FaultProxy, Reset, Stall
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vllm_server import VllmServer
 
 from verl_dra.embedding import EmbeddingConfig, Encoder, EncoderUnavailableError, build_encoder
 from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
@@ -789,8 +790,9 @@ def model() -> SentenceTransformer:
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with vllm_server(model_path(BUNDLED_MODEL), MODEL, KEY, tmp_path_factory.mktemp("vllm")) as url:
-        yield url
+    folder, work = model_path(BUNDLED_MODEL), tmp_path_factory.mktemp("vllm")
+    with VllmServer(folder, MODEL, KEY, work, "--runner", "pooling") as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -121,6 +121,9 @@ EXECUTED_BY = {
     "verl-dra report outputs/tiny_paths/study": _STUDY,
     "verl-dra report --text outputs/tiny_paths/sweep_": _MULTIRUN,
     "docker build": _IMAGE,
+    "vllm serve CLASSIFIER": "tests/test_pairs.py::test_vllms_probabilities_are_the_models_own",
+    "vllm serve JUDGE": "tests/test_judge.py::"
+    "test_vllm_keeps_to_the_schema_and_answers_the_same_when_it_was_killed_and_is_back",
     "python own_runner.py": _OWN,
 }
 """By the command's first words, the longest that fit: the test that executes it, or what it is made of, for real."""

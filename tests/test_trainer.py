@@ -13,9 +13,10 @@ import oracles
 import pytest
 import torch
 from fake_encoders import POISON, GatedEncoder
+from in_process_partitions import partitions_of
 from in_process_ray import pool_of
 from omegaconf import OmegaConf
-from tensordict import TensorDict
+from tensordict import NonTensorStack, TensorDict
 from verl import DataProto
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -23,6 +24,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_dra.config import DRAConfig
 from verl_dra.embedding.ngram import NgramEncoder
+from verl_dra.partition import Grouping, PartitionConfig, PromptGroup, UnreadableError
 from verl_dra.record import RecordConfig
 from verl_dra.scorer.asking import Asking
 from verl_dra.scorer.messages import Session
@@ -112,6 +114,7 @@ class Queue:
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
         assert partition_id == "train"
         columns: dict[str, list[torch.Tensor]] = {}
+        truths: list[dict[str, str]] = []
         for key in keys:
             batch = next(batch for batch in self.batches if key in batch.keys)
             at = batch.keys.index(key)
@@ -125,9 +128,14 @@ class Queue:
             }
             if batch.said:
                 row["response_mask"] = torch.tensor([own for text, own in pieces for _ in text])
+            truths.append({"ground_truth": f"right for {key[0]}"})
             for name in row.keys() & set(select_fields):
                 columns.setdefault(name, []).append(row[name])
-        nested = {name: torch.nested.nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()}
+        nested: dict[str, Any] = {
+            name: torch.nested.nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()
+        }
+        if "reward_model" in select_fields:
+            nested["reward_model"] = NonTensorStack(*truths)
         return TensorDict(nested, batch_size=len(keys))
 
 
@@ -149,12 +157,14 @@ def pool() -> Iterator[Any]:
         yield made
 
 
-def trained(patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, **dra: Any) -> tuple[Any, dict[str, Any]]:
+def trained(
+    patch: pytest.MonkeyPatch, pool: Any, *batches: Batch, partitions: Any = None, **dra: Any
+) -> tuple[Any, dict[str, Any]]:
     """The trainer after a step, and its metrics."""
     patch.setattr("verl_dra.training.transfer.tq", Queue(*batches))
     config = DRAConfig(base_estimator="grpo", on_failure="unadjusted", **dra)
     trainer: Any = with_dra(TrainerInOutline)(OmegaConf.create({"dra": OmegaConf.structured(config)}))
-    trainer._scorers, trainer.batches = pool, list(batches)
+    trainer._scorers, trainer._partitions, trainer.batches = pool, partitions, list(batches)
     metrics: dict[str, Any] = {}
     trainer.step(metrics, {})
     return trainer, metrics
@@ -429,3 +439,141 @@ def test_of_a_step_with_several_updates_the_first_is_recorded(
     (group,) = written["2.jsonl"]
     assert [completion["text"] for completion in group["completions"]] == [f"{way} in a" for way in WAYS]
     assert group["completions"][0]["advantage_without"] is not None
+
+
+LABELS = {"add both sides": 0, "draw a graph": 1, "guess": 0}
+
+
+def by_label(group: PromptGroup) -> Grouping:
+    """Another grouping than that of the vectors; a group `b` with a text that can't be read is unreadable."""
+    if POISON in group.texts:
+        raise UnreadableError("no JSON", calls=4)
+    return Grouping.of_labels([LABELS[text.rsplit(" in ", 1)[0]] for text in group.texts], calls=1, tokens=5)
+
+
+def weights_of_labels(batch: Batch, lost: str, weight: str, inside: np.ndarray) -> np.ndarray:
+    """[real rows] weights by the definition, of the sizes of the labels' sets."""
+    keys = [key for key in batch.keys if not key.startswith("pad")]
+    found = np.ones(len(keys))
+    for at, key in enumerate(keys):
+        uid, label = key[0], LABELS[WAYS[int(key[2])]]
+        siblings = [i for i, other in enumerate(keys) if other[0] == uid and inside[i]]
+        others = sum(LABELS[WAYS[int(keys[i][2])]] == label for i in siblings if i != at)
+        if inside[at]:
+            share = 1 - others / max(len(siblings) - 1, 1)
+            found[at] = max(share, 0.1) if weight == "darling" else 1 / (1 + others)
+    scored = np.array([key[0] not in lost for key in keys])
+    found[inside] = oracles.fill_unscored(found[inside], scored[inside])
+    return found
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "unadjusted"])
+@pytest.mark.parametrize("lost", ["", "b"])
+@pytest.mark.parametrize(("weight", "among"), [("inverse", "all"), ("darling", "all"), ("inverse", "correct")])
+def test_with_a_partition_the_weights_are_of_its_labels(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, weight: str, among: str, lost: str, on_failure: str
+) -> None:
+    batch = Batch("a", "b", "c")
+    batch.rewards[batch.keys.index("b_2_0")] = batch.rewards[batch.keys.index("b_0_0")] = 1
+    if lost:
+        batch.texts["b_2_0"] = POISON
+    asked: list[Any] = []
+    monkeypatch.setattr("verl_dra.training.trainer.Asking", lambda *of: asked.append(of))
+    with partitions_of(lambda config: by_label, on_failure) as (partitions, actors):
+        by = PartitionConfig(by="fake_partitions:ByFirstWord")
+        _, metrics = trained(monkeypatch, pool, batch, partitions=partitions, partition=by, weight=weight, among=among)
+    real = [row for row, key in enumerate(batch.keys) if not key.startswith("pad")]
+    rewards = batch.rewards[real].numpy().astype(np.float64)
+    inside = rewards > 0 if among == "correct" else np.ones(len(real), dtype=bool)
+    group = np.array([batch.keys[row][0] for row in real])
+    weights = weights_of_labels(batch, lost, weight, inside)
+    wanted = oracles.grpo(oracles.adjust(rewards, weights, group), group, norm_by_std=False)
+    np.testing.assert_allclose(batch.advantages[real, 0], wanted, rtol=1e-4, atol=1e-5)
+    assert not asked
+    assert metrics["dra/unadjusted_groups"] == metrics["dra/partition/unreadable_groups"] == len(lost)
+    assert metrics["dra/missing_rows"] == 0
+    looked = [g for g in actors.looked if g.uid == "a"]
+    if looked:
+        (a,) = looked
+        assert (a.prompt, a.ground_truth, list(a.texts)) == ("prompt of a", "right for a", sorted_texts("a"))
+        first = [batch.rewards[batch.keys.index(f"a_{i}_0")].item() for i in (0, 2, 3)]
+        assert list(a.rewards) == first
+    if among == "all":
+        assert metrics["dra/partition/calls"] == 3 + 3 * len(lost)
+        assert metrics["dra/partition/ways"] == 2
+        assert {"dra/partition/seconds", "dra/partition/wait_s", "dra/smi/mean"} <= metrics.keys()
+
+
+def sorted_texts(uid: str) -> list[str]:
+    return [f"{way} in {uid}" for way in dict.fromkeys(WAYS)]
+
+
+def test_a_partition_is_not_asked_where_dra_is_off_and_goes_by_the_whole_step(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two updates of a step share its budget."""
+    by = PartitionConfig(by="fake_partitions:ByFirstWord", max_calls=3)
+    batches = [Batch("a", "b"), Batch("c", "d")]
+    with partitions_of(lambda config: by_label, "unadjusted", max_calls=3) as (partitions, actors):
+        trainer, metrics = trained(monkeypatch, pool, *batches, partitions=partitions, partition=by)
+        assert [g.uid for g in actors.looked] == ["a", "b", "c"]
+        assert metrics["dra/partition/unasked_groups"] == metrics["dra/unadjusted_groups"] == 1
+        assert (metrics["dra/partition/calls"], metrics["dra/partition/tokens"]) == (3, 15)
+        trainer.step({}, {})
+        assert len(actors.looked) == 6
+        _, metrics = trained(monkeypatch, pool, *batches, partitions=partitions, partition=by, strength=0)
+    assert len(actors.looked) == 6
+    assert not [name for name in metrics if "partition" in name]
+
+
+def test_a_step_that_ends_early_wants_no_groupings(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    by = PartitionConfig(by="fake_partitions:ByFirstWord")
+    with partitions_of(lambda config: by_label) as (partitions, actors):
+        trainer, _ = trained(monkeypatch, pool, Batch("a"), partitions=partitions, partition=by)
+        actors.faults.append("says nothing")
+        looking: list[Any] = []
+
+        def fails(batch: Any, metrics: Any) -> Any:
+            looking.append(trainer._looking)
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr(trainer, "_compute_old_log_prob", fails)
+        with pytest.raises(OSError, match="the disk is full"):
+            trainer.step({}, {})
+        assert trainer._looking is None
+        with pytest.raises(BaseException, match="not wanted any more"):
+            looking[0].result()
+
+
+def test_that_a_server_answers_nonsense_is_said_once(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = Batch("a", "b")
+    batch.texts["b_2_0"] = POISON
+    with partitions_of(lambda config: by_label) as (partitions, _):
+        by = PartitionConfig(by="judge", model="tiny")
+        trainer, _ = trained(monkeypatch, pool, batch, partitions=partitions, partition=by)
+        trainer.step({}, {})
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("dra.partition.model=tiny answers can't be read for 50% of the groups") == 1
+
+
+def test_a_record_says_which_way_each_completion_goes_and_by_what(
+    pool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batch = Batch("a", "b")
+    batch.texts["b_2_0"] = POISON
+    record = RecordConfig(every_n_steps=1, groups=2, folder=str(tmp_path))
+    with partitions_of(lambda config: by_label) as (partitions, _):
+        by = PartitionConfig(by="fake_partitions:ByFirstWord")
+        trainer, _ = trained(monkeypatch, pool, batch, partitions=partitions, partition=by, record=record)
+        trainer.close_records()
+    lines = [json.loads(line) for line in (tmp_path / "1.jsonl").read_text().splitlines()]
+    found = {group["uid"]: group for group in lines}
+    assert [c["way"] for c in found["a"]["completions"]] == [0, 0, 1, 0]
+    assert [c["smi"] for c in found["a"]["completions"]] == [2, 2, 0, 2]
+    assert [(found[uid]["scored"], found[uid]["partition"]) for uid in "ab"] == [
+        (True, "fake_partitions:ByFirstWord"),
+        (False, "fake_partitions:ByFirstWord"),
+    ]
+    assert "way" not in found["b"]["completions"][0]

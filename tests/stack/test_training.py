@@ -75,11 +75,7 @@ def train(
         [
             "python",
             str(HERE / "train_and_dump.py"),
-            *(
-                ["--config-dir", str((EXAMPLES / example).parent), "--config-name", Path(example).name]
-                if example
-                else []
-            ),
+            *flags,
             "+platform=cpu",
             f"hydra.run.dir={tmp_path}/hydra",
             f"data.train_files={toy_folder}/train.parquet",

@@ -169,6 +169,7 @@ def _check(config: DictConfig, dra: DRAConfig) -> None:
     _check_reward_manager(config, cast(str, dra.base_reward_manager))
     dra.embedding.check()
     dra.scorer.check()
+    dra.partition.check()
     dra.record.check()
     _check_device(config, dra)
 

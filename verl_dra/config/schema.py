@@ -23,6 +23,7 @@ from verl_dra.config.schedule import Schedule
 from verl_dra.config.spelling import did_you_mean, one_of
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.encoder import DTYPES, ENCODERS, LONG_TEXT
+from verl_dra.partition.config import PartitionConfig
 from verl_dra.record import RecordConfig
 from verl_dra.scorer.placement import PLACEMENTS, ScorerConfig
 
@@ -106,12 +107,14 @@ class DRAConfig:
     `pkg://package.module:Class` or `file.py:Class`; None for `reward.reward_manager`, or naive where that is not
     set."""
     on_failure: str = "raise"
-    """Groups whose scorer embeds nothing for `dra.scorer.deadline_s`, or can't embed one of their texts: `raise` ends
-    the run, `unadjusted` gives them the mean weight of the batch's scored ones (1 where none is) and counts them."""
+    """Groups whose scorer embeds nothing for `dra.scorer.deadline_s`, or can't embed one of their texts, or of which
+    `dra.partition` says nothing in its time and budget: `raise` ends the run, `unadjusted` gives them the mean weight
+    of the batch's scored ones (1 where none is) and counts them."""
     console: str = "quiet"
     """`quiet` shows progress, metrics and the summary, and logs the rest to a file; `full` shows everything."""
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
 
     def check_words(self) -> None:

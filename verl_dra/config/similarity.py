@@ -26,6 +26,8 @@ def check_similarity(config: DictConfig, dra: DRAConfig) -> None:
     _check_epsilon(config, dra)
     if dra.weight == "unlikeliness":
         _refuse_for_unlikeliness(dra)
+    if dra.partition.by is not None:
+        _refuse_for_partition(dra)
 
 
 def _check_cosine(dra: DRAConfig) -> None:
@@ -96,3 +98,21 @@ def _refuse_for_unlikeliness(dra: DRAConfig) -> None:
     for setting, given in idle.items():
         if given:
             raise ValueError(f"{setting} has no effect with dra.weight=unlikeliness, which uses no SMI; remove it")
+
+
+def _refuse_for_partition(dra: DRAConfig) -> None:
+    if dra.weight == "unlikeliness":
+        raise ValueError(
+            f"dra.partition.by={dra.partition.by} has no effect with dra.weight=unlikeliness, which uses no SMI; "
+            "remove it, or set dra.weight=inverse"
+        )
+    idle = {
+        f"dra.smi={dra.smi}": dra.smi not in ("graph_cut", "shuffled"),
+        f"dra.cosine={dra.cosine}": dra.cosine != "raw",
+        f"dra.spread_floor={dra.spread_floor:g}": dra.spread_floor > 0,
+    }
+    for setting, given in idle.items():
+        if given:
+            raise ValueError(
+                f"{setting} is of cosines, and has no effect with dra.partition.by={dra.partition.by}; remove it"
+            )

@@ -95,7 +95,7 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
         yield from (*refused, *_software(versions.TESTED), skip("all else", "needs the configuration"))
         return
     # Hydra and Ray are there, or nothing would have been composed.
-    from verl_dra.doctor import cluster, data_files, fast, group_filter, model, reward_function
+    from verl_dra.doctor import cluster, data_files, fast, group_filter, model, partition, reward_function
     from verl_dra.doctor.run_config import cluster_address, files, is_remote, select
 
     config, output = composed[0]
@@ -123,6 +123,7 @@ def _run(arguments: Sequence[str], address: str | None) -> Iterator[Check]:
             if good
             else [skip("encoder", "needs a configuration that is not refused")]
         ),
+        *(guarded("partition", partition.partition_looks, config) if good else []),
         *fast.machine_checks(config, output, address),
         *(guarded("ray_kwargs.ray_init", cluster.joining, config, address) if address else []),
         *_cluster(config, address, local),

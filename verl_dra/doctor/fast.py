@@ -16,6 +16,7 @@ from verl_dra.doctor import (
     group_filter,
     machine,
     model,
+    partition,
     resuming,
     reward_function,
     versions,
@@ -40,7 +41,11 @@ def examine(config: DictConfig, output: Path) -> list[str]:
     Raises:
         ConfigError: lists everything that would stop it, each with its fix.
     """
-    checks = [*fast_checks(config, output), *guarded("GPUs and CPUs", cluster.room, config)]
+    checks = [
+        *fast_checks(config, output),
+        *guarded("GPUs and CPUs", cluster.room, config),
+        *guarded("partition", partition.server_looks, config),
+    ]
     failed = [check.problem for check in checks if check.state == "fail"]
     if failed:
         more = "verl-dra doctor with the same arguments looks further"

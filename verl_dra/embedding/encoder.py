@@ -110,7 +110,7 @@ class EmbeddingConfig:
     def _check_server(self) -> None:
         if importlib.util.find_spec("openai") is None:
             raise ValueError("dra.embedding.encoder=openai needs a package that is not installed; pip install openai")
-        _check_url(self.base_url)
+        check_url(self.base_url, "dra.embedding", "encoder=openai", "http://embed.example:8000/v1")
         if self.model.startswith("pkg://"):
             raise ValueError(
                 f"dra.embedding.model={self.model} is a package on this machine; set dra.embedding.model to the "
@@ -171,26 +171,43 @@ def encode_all(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return encoder.encode(list(row)).vectors[[row[text] for text in readable]]
 
 
-def _check_url(url: str | None) -> None:
-    example = "http://embed.example:8000/v1"
+def check_url(url: str | None, section: str, asks: str, example: str) -> None:
+    """Refuse what can't be the `base_url` of a section of the configuration.
+
+    Args:
+        url: as it is set.
+        section: such as `dra.embedding`.
+        asks: the setting of it that needs a server, such as `encoder=openai`.
+        example: a URL.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
     if url is None:
-        raise ValueError(f"dra.embedding.encoder=openai needs dra.embedding.base_url, such as {example}")
+        raise ValueError(f"{section}.{asks} needs {section}.base_url, such as {example}")
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
     except ValueError:  # a port that is no number
         good = False
     if not good:
-        raise ValueError(f"dra.embedding.base_url must be an http or https URL such as {example}, not {url!r}")
+        raise ValueError(f"{section}.base_url must be an http or https URL such as {example}, not {url!r}")
     if "@" in parts.netloc:
         raise ValueError(
-            "dra.embedding.base_url holds a user or password, which logs would show; put the key into the environment "
-            "variable that dra.embedding.api_key_env names"
+            f"{section}.base_url holds a user or password, which logs would show; put the key into the environment "
+            f"variable that {section}.api_key_env names"
         )
 
 
-def user_class(name: str) -> Any:
-    """The class that `dra.embedding.encoder` names as package.module:Class.
+def user_class(
+    name: str, key: str = "dra.embedding.encoder", known: str = "sentence_transformers, openai and ngram"
+) -> Any:
+    """The class that a setting names as package.module:Class.
+
+    Args:
+        name: what is set.
+        key: the setting.
+        known: what else it may be, in words.
 
     Raises:
         ValueError: there is none.
@@ -200,6 +217,5 @@ def user_class(name: str) -> Any:
         return getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"dra.embedding.encoder: {name!r} is none of sentence_transformers, openai and ngram, nor a class as "
-            f"package.module:Class ({error})"
+            f"{key}: {name!r} is none of {known}, nor a class as package.module:Class ({error})"
         ) from error

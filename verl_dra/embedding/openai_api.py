@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-import openai
 import torch
 from torch import Tensor
 
 from verl_dra.embedding.encoder import EmbeddingConfig, Encoded, EncoderUnavailableError
 from verl_dra.embedding.model_path import model_path
+from verl_dra.embedding.openai_client import OpenAIClient, Server, TooLargeError
 
 # What text-embeddings-inference takes by default; vLLM makes batches of its own, whatever comes in one request.
 _TEXTS_OF_A_REQUEST = 32
@@ -25,12 +23,6 @@ _REQUESTS_AT_A_TIME = 4
 _BYTES_OF_A_TOKEN = 3
 # From here on, what a server states is no number of tokens.
 _NO_USAGE = 2**53
-_NO_KEY = "none"
-
-# Texts that fail for another reason fail again in parts, so that a word too many here costs only requests.
-_TOO_LARGE = re.compile(r"too (long|large|many)|length|tokens|characters|batch|exceed|maximum", re.IGNORECASE)
-_TOO_LARGE_FOR_IT = re.compile(r"too (long|large|many)|context (size|length|window)", re.IGNORECASE)
-_OUT_OF_MEMORY = re.compile(r"out of memory|\boom\b", re.IGNORECASE)
 
 
 class OpenAIEncoder:
@@ -48,12 +40,18 @@ class OpenAIEncoder:
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self._config = config
-        self._key = _key(config.api_key_env)
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=self._key or _NO_KEY,
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
+        if config.base_url is None:
+            raise ValueError("dra.embedding.encoder=openai needs dra.embedding.base_url")
+        self._client = OpenAIClient(
+            Server(
+                str(self),
+                "dra.embedding",
+                config.base_url,
+                config.api_key_env,
+                config.timeout_s,
+                config.max_retries,
+                EncoderUnavailableError,
+            )
         )
         self._tokenizer = self._unknown_id = None
         if config.tokenizer is not None:
@@ -109,7 +107,7 @@ class OpenAIEncoder:
         """Embed a batch, by halves where the server calls it too large; also gives how many were halved."""
         try:
             return self._embed_at_once(windows), 0
-        except _TooLargeError as refusal:
+        except TooLargeError as refusal:
             if len(windows) == 1:
                 return [self._embed_halves(windows[0], refusal)], 0
         middle = len(windows) // 2
@@ -128,7 +126,7 @@ class OpenAIEncoder:
         weighted = vectors * torch.tensor(tokens).clamp(min=1)[:, None]
         return [_Part(vector, count) for vector, count in zip(weighted, tokens, strict=True)]
 
-    def _embed_halves(self, window: _Window, refusal: _TooLargeError) -> _Part:
+    def _embed_halves(self, window: _Window, refusal: TooLargeError) -> _Part:
         """Embed a window that the server refuses alone."""
         if len(window.text) == 1:
             raise ValueError(f"{refusal}; and it refuses every part of the text, down to one character") from None
@@ -152,50 +150,11 @@ class OpenAIEncoder:
 
         Raises:
             EncoderUnavailableError: no answer, or none for now, after all retries.
-            _TooLargeError: the server would take less.
+            TooLargeError: the server would take less.
             ValueError: any other refusal, or a wrong answer.
         """
-        try:
-            # The raw answer: the client's own types take five times as long as its JSON.
-            response = self._client.embeddings.with_raw_response.create(
-                input=list(texts), model=self._config.model, encoding_format="float"
-            )
-        # Without their causes, in which a key may stand.
-        except openai.APITimeoutError:
-            raise EncoderUnavailableError(
-                f"{self} gave no answer within dra.embedding.timeout_s={self._config.timeout_s:g}"
-            ) from None
-        except openai.APIConnectionError as error:
-            raise EncoderUnavailableError(
-                f"{self} can't be reached: {self._without_key(repr(error.__cause__ or error))}"
-            ) from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error, len(texts)) from None
-        return self._read(response.content, texts)
-
-    def _refusal(self, error: openai.APIStatusError, texts: int) -> Exception:
-        status = error.status_code
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        words = self._without_key(" ".join(str(message or error.response.text).split()))[:500]
-        answer = f"{self} answered {status}: {words}"
-        if status in (401, 403):
-            holds = "holds the key that was sent" if self._key else "is not set"
-            return ValueError(f"{answer}; the environment variable {self._config.api_key_env} {holds}")
-        if status == 404:
-            return ValueError(
-                f"{answer}; check dra.embedding.model, and dra.embedding.base_url, which is the URL without "
-                "/embeddings and mostly ends in /v1"
-            )
-        if status == 413 or (status in (400, 422) and _TOO_LARGE.search(words)):
-            return _TooLargeError(answer)
-        if status == 424 or status >= 500:  # 424: text-embeddings-inference, when its model fails
-            if _TOO_LARGE_FOR_IT.search(words) or (texts > 1 and _OUT_OF_MEMORY.search(words)):
-                return _TooLargeError(answer)
-            return EncoderUnavailableError(answer)
-        return EncoderUnavailableError(answer) if status in (408, 409, 429) else ValueError(answer)
-
-    def _without_key(self, words: str) -> str:
-        return words.replace(self._key, "***") if self._key else words
+        body = {"input": list(texts), "model": self._config.model, "encoding_format": "float"}
+        return self._read(self._client.post("/embeddings", body, divisible=len(texts) > 1), texts)
 
     def _read(self, content: bytes, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
         try:
@@ -208,7 +167,7 @@ class OpenAIEncoder:
             vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
             usage = (answer.get("usage") or {}).get("prompt_tokens")
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            start = self._without_key(content.decode(errors="replace"))[:200]
+            start = self._client.without_key(content.decode(errors="replace"))[:200]
             raise ValueError(f"{self} gave no list of embeddings ({error!r}): {start}") from None
         if len(rows) != len(texts):
             raise ValueError(f"{self} gave {len(rows)} embeddings of {len(texts)} texts")
@@ -245,17 +204,6 @@ class _Part(NamedTuple):
     tokens: int
     lost: int = 0
     """Tokens of the window that no vector holds."""
-
-
-class _TooLargeError(ValueError):
-    """The server refuses a request for its size."""
-
-
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"the environment variable {variable} holds characters that no key has; set it to the key")
-    return key
 
 
 def _tokenizer(name: str, trust_remote_code: bool) -> tuple[Any, int | None]:

@@ -71,7 +71,11 @@ def needs(config: DictConfig) -> list[Need]:
         *pools,
         *_transfer_queue(config),
         *_remote_rewards(config, dra),
-        *([Need("veRL's task runner", 1, cpus=1, place="anywhere"), *_scorers(config)] if dra else []),
+        *(
+            [Need("veRL's task runner", 1, cpus=1, place="anywhere"), *_scorers(config), *_partitions(config)]
+            if dra
+            else []
+        ),
     ]
 
 
@@ -178,6 +182,13 @@ def _scorers(config: DictConfig) -> list[Need]:
     cpus = 1 if scorer.num_cpus is None else scorer.num_cpus
     what = "dra.scorer.placement=dedicated" if dedicated else "dra.scorer.num_cpus"
     return [Need(what, scorer.num_replicas or 1, int(dedicated), cpus, "fits" if dedicated else "beside GPUs")]
+
+
+def _partitions(config: DictConfig) -> list[Need]:
+    partition = config.dra.partition
+    if partition.by is None:
+        return []
+    return [Need("dra.partition.num_cpus", partition.num_actors, cpus=partition.num_cpus, place="beside GPUs")]
 
 
 def _get(config: DictConfig, key: str) -> Any:

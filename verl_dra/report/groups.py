@@ -217,7 +217,10 @@ def _method(line: dict[str, Any]) -> str:
     """How the rewards of a recorded group were adjusted; of what can be left out, only what is not the default."""
     if line.get("strength") == 0:
         return f"DRA off, over {line.get('base_estimator')}"
-    parts = [f"SMI {line.get('smi')}"]
+    by = line.get("partition")
+    parts = [f"SMI {line.get('smi')}"] if by is None else [f"ways by {by}"]
+    if by is not None and line.get("smi") == "shuffled":
+        parts.append("shuffled")
     if (text := line.get("text", "response")) != "response":
         parts.append(f"text {text}")
     if (cosine := line.get("cosine", "raw")) != "raw":

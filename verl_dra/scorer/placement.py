@@ -48,7 +48,8 @@ class ScorerConfig:
     max_queue_bytes: int = 2**30
     """Bytes of those texts at most."""
     placement_timeout_s: float = 300
-    """Seconds within which every scorer must be placed and have loaded its encoder."""
+    """Seconds within which every scorer must be placed and have loaded its encoder, and every actor of dra.partition
+    have made its partition."""
     deadline_s: float = 600
     """Seconds without a text embedded that a step waits for a scorer; then `dra.on_failure` decides. While a scorer
     embeds texts, the step waits on."""
@@ -115,10 +116,12 @@ def rooms(groups: Sequence[PlacementGroup]) -> list[Room]:
     ]
 
 
-def on_cpus(nodes: Sequence[Room], num_replicas: int | None, num_cpus: float | None) -> list[tuple[str, float]]:
+def on_cpus(
+    nodes: Sequence[Room], num_replicas: int | None, num_cpus: float | None, key: str = "dra.scorer.num_cpus"
+) -> list[tuple[str, float]]:
     """The node and the CPUs of each scorer: what is asked for, and where nothing is, what the free CPUs allow.
 
-    At least one, which waits for its CPUs where none are free.
+    At least one, which waits for its CPUs where none are free. `key` is the setting that `num_cpus` is of.
 
     Raises:
         ValueError: no node has as many CPUs as one is to have.
@@ -126,9 +129,7 @@ def on_cpus(nodes: Sequence[Room], num_replicas: int | None, num_cpus: float | N
     most = max(node.cpus for node in nodes)
     nodes = [node for node in nodes if node.cpus >= (num_cpus or 0)]
     if not nodes:
-        raise ValueError(
-            f"dra.scorer.num_cpus={num_cpus:g}, and the nodes of the run's GPUs have at most {most:g} CPUs; lower it"
-        )
+        raise ValueError(f"{key}={num_cpus:g}, and the nodes of the run's GPUs have at most {most:g} CPUs; lower it")
     if num_replicas is None:
         shares = [(node, *_scorers_of(_cores(node), num_cpus)) for node in nodes]
         found = [(node.node, each) for node, count, each in shares if node.free >= each for _ in range(count)]
@@ -200,12 +201,22 @@ def actor_options(
     if config.placement == "dedicated":
         num_cpus = 1 if config.num_cpus is None else config.num_cpus
         return [{"num_cpus": num_cpus, "num_gpus": 1}] * (config.num_replicas or 1)
-    placed = on_cpus(rooms([*trainer_pool, *rollout_pool]), config.num_replicas, config.num_cpus)
+    return cpu_options([*trainer_pool, *rollout_pool], config.num_replicas, config.num_cpus)
+
+
+def cpu_options(
+    pools: Sequence[PlacementGroup],
+    count: int | None,
+    num_cpus: float | None,
+    key: str = "dra.scorer.num_cpus",
+) -> list[dict[str, Any]]:
+    """Ray options of actors on the CPUs of the nodes of `pools`; arguments and errors as of `on_cpus`."""
+    placed = on_cpus(rooms(pools), count, num_cpus, key)
     return [
         {
             "num_cpus": cpus,
             "num_gpus": 0,
-            # A scorer whose node is lost goes to another one.
+            # An actor whose node is lost goes to another one.
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=True),
         }
         for node, cpus in placed

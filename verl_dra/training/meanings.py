@@ -47,7 +47,8 @@ METRICS: Mapping[str, str] = {
     "dra/fallbacks": "Times that a scorer lacked something or was lost, and was asked again.",
     "dra/unadjusted_groups": (
         "Groups without scores (`dra.on_failure=unadjusted`). Their rewards get the mean weight of the batch's "
-        "scored ones, so that their gradient is as large; the metrics of SMI and of weights leave them out. 0 "
+        "scored ones, so that their gradient is as large; the metrics of SMI and of weights leave them out. With "
+        "`dra.partition.by`, also groups of which nothing could be told. 0 "
         "with `dra.weight=unlikeliness`, which needs no scores."
     ),
     "dra/refused_rows": (
@@ -59,8 +60,8 @@ METRICS: Mapping[str, str] = {
         "the same metric above 0, such as groups that are all right."
     ),
     "dra/skipped_rows": (
-        "Completions that are not embedded because nobody will ask for them: of validation, and those generated "
-        "for a step of strength 0. No fault."
+        "Completions that reward workers do not send: of validation, those generated for a step of strength 0, and all "
+        "with `dra.text=assistant`, which are fetched later. No fault."
     ),
     "dra/late_rows": "Completions that came after their vector was taken, or given up. They are dropped.",
     "dra/evicted_rows": "Completions that were dropped uncollected to bound memory.",
@@ -80,6 +81,22 @@ METRICS: Mapping[str, str] = {
         "Share of the time since the step before in which the encoders worked. Near 1 they are the bottleneck; a "
         "line after the first step says so, and another where it changes."
     ),
+    "dra/partition/calls": (
+        "Requests to a server about the groups of the step. This one and the ten below are there with `dra.partition.by`."
+    ),
+    "dra/partition/tokens": "Tokens of those, as the server counts them; 0 where it does not.",
+    "dra/partition/seconds": "Seconds that all actors together looked at groups.",
+    "dra/partition/ways": "Ways of a group, mean over groups: for each completion 1 / (1 + SMI), added up.",
+    "dra/partition/unreadable_groups": "Groups of which a server's answers could not be read. They are unadjusted.",
+    "dra/partition/unasked_groups": "Groups that `dra.partition.max_calls` left out. They go by `dra.on_failure`.",
+    "dra/partition/truncated_rows": "Completions whose middle was left out, as they are too long.",
+    "dra/partition/unplaced_rows": (
+        "Completions of which it can't be told, such as those without an answer. With `answers` each is alone; with "
+        "`judge` they are one way."
+    ),
+    "dra/partition/retried": "Answers of a server that could not be read, and were asked for again.",
+    "dra/partition/fallbacks": "Times that an actor was lost or a server away, and a group was sent again.",
+    "dra/partition/wait_s": "Seconds that the step waited for its groups to be told apart.",
     "timing_s/dra_wait": "Seconds that the step waited for vectors and made scores of them.",
     "timing_s/dra_record": (
         "Seconds that the step spent on records. This one and the three below are there where `dra.record` is on."

@@ -38,8 +38,12 @@ def filter_metrics(of_verl: Mapping[str, Any]) -> dict[str, float]:
     return {"dra/filtered_groups": float(sum(count for value, count in groups.items() if value > 0))}
 
 
-def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str, float]:
-    """Metrics of one batch by name; `meanings.py` says what each means. Those of SMI are of the scored groups alone."""
+def step_metrics(step: Step, scores: StepScores, came: StepVectors, known: Tensor | None = None) -> dict[str, float]:
+    """Metrics of one batch by name; `meanings.py` says what each means. Those of SMI are of the scored groups alone.
+
+    Where SMI comes from elsewhere than from the vectors, `known` [n] bool says of which sessions it does.
+    """
+    known = scores.scored if known is None else known
     assert step.raw is not None
     assert step.adjusted is not None
     assert step.advantage is not None
@@ -48,8 +52,8 @@ def step_metrics(step: Step, scores: StepScores, came: StepVectors) -> dict[str,
     events = came.events
     inside = torch.ones_like(step.scored) if step.inside is None else step.inside
     metrics: dict[str, float] = {}
-    if bool((scores.scored & inside).any()):
-        metrics["dra/smi/mean"] = scores.smi[scores.scored & inside].mean().item()
+    if bool((known & inside).any()):
+        metrics["dra/smi/mean"] = scores.smi[known & inside].mean().item()
     if bool(scores.scored.any()):
         metrics |= {
             "dra/effective_paths": scores.effective_paths.nanmean().item(),

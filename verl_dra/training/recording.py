@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verl_dra.config import DRAConfig
+from verl_dra.partition.step import StepGroupings, members
 from verl_dra.record import recorded_group
 from verl_dra.scorer.scores import StepScores
 from verl_dra.training.estimator import Step
@@ -41,7 +42,13 @@ class FetchedGroup:
 
 
 def fetched_groups(
-    batch: Any, number: int, uids: Sequence[str], step: Step, scores: StepScores, dra: DRAConfig
+    batch: Any,
+    number: int,
+    uids: Sequence[str],
+    step: Step,
+    scores: StepScores,
+    dra: DRAConfig,
+    groupings: StepGroupings | None = None,
 ) -> list[FetchedGroup]:
     """The groups `uids` of a batch.
 
@@ -52,6 +59,7 @@ def fetched_groups(
         step: what the estimator made of it.
         scores: what its vectors say.
         dra: the group `dra` of the configuration.
+        groupings: what a partition said, where the weights are of one.
     """
     assert step.raw is not None
     assert step.adjusted is not None
@@ -77,8 +85,12 @@ def fetched_groups(
         "advantage_without": torch.full_like(step.advantage, torch.nan) if without is None else without,
     }
     groups = []
+    ordered = members(step.rows.names)
     for uid, of_group in places.items():
-        first, scored = fetched[of_group[0]], bool(scores.scored[of_group[0]])
+        first, embedded = fetched[of_group[0]], bool(scores.scored[of_group[0]])
+        scored, ways = embedded, None
+        if groupings is not None:
+            scored, ways = groupings.knows(uid), groupings.ways(uid)
         truth = truths[first].get("ground_truth")
         groups.append(
             FetchedGroup(
@@ -88,8 +100,9 @@ def fetched_groups(
                     "session": [step.rows.names[place].session_id for place in of_group],
                     **{name: column[of_group].tolist() for name, column in columns.items()},
                     "duplicate": scores.duplicate[of_group].tolist(),
+                    **({} if ways is None else {"way": [ways[ordered[uid].index(place)] for place in of_group]}),
                 },
-                scores.similarity(of_group) if scored else None,
+                scores.similarity(of_group) if embedded else None,
                 {
                     "step": number,
                     "uid": uid,
@@ -102,7 +115,8 @@ def fetched_groups(
                     "among": dra.among,
                     "base_estimator": cast(str, dra.base_estimator),
                     "scored": scored,
-                    "effective_paths": scores.effective_paths[group[of_group[0]]].item() if scored else None,
+                    "effective_paths": scores.effective_paths[group[of_group[0]]].item() if embedded else None,
+                    **({} if groupings is None else {"partition": dra.partition.by}),
                 },
             )
         )

@@ -20,6 +20,9 @@ from verl_dra.algorithm import NegativeRewards, SMIFunction
 from verl_dra.config import DRAConfig
 from verl_dra.config.schema import TEXTS
 from verl_dra.config.streaming import why_not_streamed
+from verl_dra.partition.looking import Looking
+from verl_dra.partition.pool import PartitionPool
+from verl_dra.partition.step import StepGroupings, members
 from verl_dra.record import Recorder, trackers
 from verl_dra.rewards.thinking import ENDS
 from verl_dra.scorer.asking import Asking, FetchTexts, StepVectors, forgo, take
@@ -37,9 +40,12 @@ from verl_dra.training.text import columns_of, diversity_texts, end_thinking
 from verl_dra.training.transfer import fetch_columns
 from verl_dra.training.validation import Marking
 from verl_dra.training.weighing import Weighing
+from verl_dra.training.whole_groups import group_fetcher, rewards_of
 
 logger = logging.getLogger(__name__)
 
+# Share of groups above which a run's first step says that what a server answers can't be read.
+_MUCH_UNREADABLE = 0.2
 # Share of tokens above which a run's first step says that the encoder does not know them.
 _MUCH_UNKNOWN = 0.2
 # Completions of the first step in which an end of the thinking is looked for.
@@ -53,12 +59,15 @@ class DRATrainerMixin(PPOTrainer):
     `_balance_batch`, where the rows of a step are final, asks for their vectors in a thread, `_compute_advantage` waits
     for them, makes scores of them, holds those for the estimator and records groups, `step` adds counts up, `_validate`
     and `_compute_metrics` note what the summary shows. README.md beside this file says what each relies on.
+
+    With `dra.partition.by` its actors are asked about the groups in the place of that, and vectors are only shown.
     """
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
         self._dra = cast(DRAConfig, OmegaConf.to_object(config.dra))
         self._scorers: ScorerPool | None = None
+        self._partitions: PartitionPool | None = None
         self._smi: SMIFunction = self._dra.smi_function()
         self._schedule = self._dra.schedule()
         self._off = False
@@ -66,6 +75,9 @@ class DRATrainerMixin(PPOTrainer):
         self._filters = bool(OmegaConf.select(config, "algorithm.filter_groups.enable"))
         self._rows: Rows | None = None
         self._asking: Asking | None = None
+        self._looking: Looking | None = None
+        self._calls = 0
+        self._knows_unreadable = False
         self._knows_unknown = self._knows_thinking = False
         self._last_at = time.monotonic()
         self._behind: bool | None = None
@@ -81,17 +93,22 @@ class DRATrainerMixin(PPOTrainer):
     def _setup(self) -> None:
         super()._setup()  # type: ignore[no-untyped-call]
         # After all that veRL books: it waits for ever for a GPU or a CPU that a scorer has taken.
-        self._scorers = self._start_scorers()
+        self._start_actors()
 
-    def _start_scorers(self) -> ScorerPool:
+    def _start_actors(self) -> None:
         dra = self._dra
         global_pool = self.resource_pool_manager.resource_pool_dict["global_pool"]
         trainer_pool = global_pool.get_placement_groups()  # type: ignore[no-untyped-call]
         own = getattr(self, "standalone_server_manager", None)  # of separate_async
         rollout_pools = [replica.resource_pool for replica in own.get_replicas()] if own else []
         rollout_pool = [group for pool in rollout_pools for group in pool.get_placement_groups()]
-        scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
-        say(f"diversity scorers: {scorers.describe()}")
+        if dra.partition.by is not None:
+            # Before the scorers, whose number is what the free CPUs allow.
+            within_s = dra.scorer.placement_timeout_s
+            self._partitions = PartitionPool(dra.partition, dra.on_failure, within_s, trainer_pool, rollout_pool)
+            say(f"dra.partition.by={dra.partition.by}: {self._partitions.describe()}")
+        self._scorers = ScorerPool(dra.scorer, dra.embedding, dra.on_failure, trainer_pool, rollout_pool)
+        say(f"diversity scorers: {self._scorers.describe()}")
         if dra.text != "response":
             say(f"diversity is that of {TEXTS[dra.text]} (dra.text={dra.text})")
         if why := why_not_streamed(self.config):
@@ -99,10 +116,10 @@ class DRATrainerMixin(PPOTrainer):
                 "completions are embedded after the generation and not during it, so that steps wait for scores "
                 f"({why})"
             )
-        return scorers
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         self._counts.clear()
+        self._calls = 0
         if self._behind is None:
             self._last_at = time.monotonic()
         try:
@@ -119,7 +136,9 @@ class DRATrainerMixin(PPOTrainer):
         assert self._scorers is not None
         self._rows = Rows.of(batch.keys, [tag.get("is_padding", False) for tag in batch.tags])
         self._switch()
-        if not self._only_shown and not self._off:
+        if self._partitions is not None and not self._off:
+            self._looking = self._look(batch, self._rows)
+        elif not self._only_shown and not self._off:
             self._asking = Asking(self._scorers, self._rows.names, self._texts_of(batch, self._rows))
         return batch
 
@@ -132,10 +151,11 @@ class DRATrainerMixin(PPOTrainer):
             say(f"dra.strength, step {self.global_steps}: {is_off if off else 'DRA is on again'}")
 
     def _stop_asking(self) -> None:
-        """For a step that ended before it took its vectors."""
-        if self._asking is not None:
-            self._asking.stop()
-            self._asking = None
+        """For a step that ended before it took its vectors, or groupings."""
+        for thread in (self._asking, self._looking):
+            if thread is not None:
+                thread.stop()
+        self._asking = self._looking = None
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         assert self._scorers is not None
@@ -144,6 +164,8 @@ class DRATrainerMixin(PPOTrainer):
         sampled = self._sampled(rows)
         asked_at = time.monotonic()
         with marked_timer("dra_wait", self.timing_raw):
+            groupings = self._groupings()
+            look_s = time.monotonic() - asked_at
             came = self._vectors(rows)
             weighing = self._weighing(batch, rows)
             scores = step_scores(
@@ -155,10 +177,13 @@ class DRATrainerMixin(PPOTrainer):
                 inside=weighing.inside,
                 cluster_cosine=self._dra.cluster_cosine,
             )
-            scores = replace(scores, smi=weighing.smi(scores.smi, scores.scored, scores.vectors.shape[1]))
-        load = self._measured(came, time.monotonic() - asked_at)
+            smi, known = scores.smi, scores.scored
+            if groupings is not None:
+                smi, known = groupings.smi(rows.names, weighing.inside)
+            scores = replace(scores, smi=weighing.smi(smi, known, scores.vectors.shape[1]))
+        load = self._measured(came, time.monotonic() - asked_at - look_s)
         # Where SMI is only shown, or DRA is off, a group without it is adjusted all the same.
-        scored = torch.ones_like(scores.scored) if self._only_shown or self._off else scores.scored
+        scored = torch.ones_like(known) if self._only_shown or self._off else known
         log_probs = _mean_log_probs(batch, rows) if self._only_shown and not self._off else None
         step = Step(
             rows,
@@ -176,14 +201,19 @@ class DRATrainerMixin(PPOTrainer):
         )
         with estimating(step):
             batch = super()._compute_advantage(batch, metrics)
-        of_step = step_metrics(step, scores, came) | load.metrics()
+        of_step = step_metrics(step, scores, came, known) | load.metrics()
         self._warn_of_unknown(came)
         self._warn_of_no_thinking(batch, rows)
         self._counts.update({name: of_step[name] for name in COUNTS})
+        if groupings is not None:
+            self._warn_of_unreadable(groupings, rows)
+            adding = groupings.counts() | {"dra/partition/wait_s": look_s}
+            self._counts.update(adding)
+            of_step |= adding | groupings.metrics()
         metrics.update(of_step)
         if self._recorder is not None:
             with marked_timer("dra_record", self.timing_raw):
-                self._record(batch, sampled, step, scores)
+                self._record(batch, sampled, step, scores, groupings)
             self.timing_raw["dra_record"] += step.compare_s
             counts = record_metrics(self._recorder.counts())
             self._counts.update(counts)
@@ -229,6 +259,18 @@ class DRATrainerMixin(PPOTrainer):
                 "think?"
             )
 
+    def _warn_of_unreadable(self, groupings: StepGroupings, rows: Rows) -> None:
+        """Say once, at the first step, that a server answers what is no partition."""
+        if not self._knows_unreadable:
+            self._knows_unreadable = True
+            share = groupings.unreadable / len({name.uid for name in rows.names})
+            if share > _MUCH_UNREADABLE:
+                say(
+                    f"what dra.partition.model={self._dra.partition.model} answers can't be read for {share:.0%} of "
+                    "the groups, which get the mean weight of the others: train.log says why, and another model may "
+                    "do better"
+                )
+
     def _sampled(self, rows: Rows) -> list[str]:
         """The groups to record of a batch; of a step that has several, of the first."""
         if self._recorder is None or not self._recorder.wants(self.global_steps):
@@ -238,12 +280,19 @@ class DRATrainerMixin(PPOTrainer):
         self._recorded_step = self.global_steps
         return self._recorder.sample(name.uid for name in rows.names)
 
-    def _record(self, batch: Any, sampled: list[str], step: Step, scores: StepScores) -> None:
+    def _record(
+        self,
+        batch: Any,
+        sampled: list[str],
+        step: Step,
+        scores: StepScores,
+        groupings: StepGroupings | None = None,
+    ) -> None:
         assert self._recorder is not None
         if not sampled:
             return
         try:
-            groups = fetched_groups(batch, self.global_steps, sampled, step, scores, self._dra)
+            groups = fetched_groups(batch, self.global_steps, sampled, step, scores, self._dra, groupings)
         except Exception as error:  # whatever it is: a record must not end the run
             self._recorder.drop(self.global_steps, len(sampled), repr(error))
             return
@@ -268,10 +317,30 @@ class DRATrainerMixin(PPOTrainer):
         self._asking = None
         return came
 
+    def _look(self, batch: Any, rows: Rows) -> Looking:
+        assert self._partitions is not None
+        dra = self._dra
+        most = dra.partition.max_calls
+        return Looking(
+            self._partitions,
+            list(members(rows.names)),
+            group_fetcher(batch, rows, self.tokenizer, self._texts_of(batch, rows)),
+            dra.correct_above if dra.among == "correct" else None,
+            None if most is None else most - self._calls,
+        )
+
+    def _groupings(self) -> StepGroupings | None:
+        if self._looking is None:
+            return None
+        came = self._looking.result()
+        self._looking = None
+        self._calls += came.spent
+        return came
+
     def _weighing(self, batch: Any, rows: Rows) -> Weighing:
         inside = torch.ones(len(rows.names), dtype=torch.bool)
         if self._dra.among == "correct" and not self._off:
-            inside = _rewards(batch, rows) > self._dra.correct_above
+            inside = rewards_of(batch, rows.real_final) > self._dra.correct_above
         strength = self._schedule.at(self.global_steps)
         return Weighing(self._dra, self.global_steps, strength, rows.names, rows.group, inside)
 
@@ -306,12 +375,6 @@ def with_dra(base: type[PPOTrainer]) -> type[PPOTrainer]:
 
 def _records(tokenizer: Any, groups: Sequence[FetchedGroup], max_characters: int) -> list[dict[str, Any]]:
     return [group.record(tokenizer, max_characters) for group in groups]
-
-
-def _rewards(batch: Any, rows: Rows) -> Tensor:
-    """[n] float32: what the reward manager gave each session's final output."""
-    data = fetch_columns(batch, rows.real_final, ["rm_scores"])
-    return torch.stack([scores.float().sum() for scores in data["rm_scores"].unbind()])
 
 
 def _mean_log_probs(batch: Any, rows: Rows) -> Tensor:
