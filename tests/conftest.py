@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -31,6 +32,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def vllm_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with GPUs, where vLLM's distribution is called `vllm`; veRL asks for it where LoRA is on."""
+    from verl_dra.cpu.platform import answer_for_vllm_distribution
+
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", importlib.metadata.version)  # put back at the end
+    answer_for_vllm_distribution()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import subprocess
@@ -20,7 +19,6 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.config import ConfigError
 from verl_dra.config.compose import check, composed
-from verl_dra.cpu.platform import answer_for_vllm_distribution
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "recipes" / "examples"
 NEEDED = {
@@ -40,12 +38,7 @@ def example(tmp_path: Path, name: str, *overrides: str) -> DictConfig:
     return composed(["--config-dir", str(EXAMPLES), "--config-name", name, *given])[0]
 
 
-@pytest.fixture(autouse=True)
-def _with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine with GPUs, where vLLM's distribution is called `vllm`."""
-    monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    monkeypatch.setattr(importlib.metadata, "version", importlib.metadata.version)  # put back at the end
-    answer_for_vllm_distribution()
+pytestmark = pytest.mark.usefixtures("vllm_of_a_gpu")
 
 
 def test_the_table_of_readme_has_each_config() -> None:

@@ -13,6 +13,7 @@ import torch
 from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY
 
 from verl_dra.algorithm import CosinePairs
+from verl_dra.partition.step import StepGroupings
 from verl_dra.record import RecordConfig, Recorder
 from verl_dra.scorer.asking import StepVectors
 from verl_dra.scorer.messages import Events
@@ -203,6 +204,8 @@ def test_the_table_of_metrics_has_all_that_there_are_and_no_more(tmp_path: Path)
         *record_metrics(recorder.counts()),
         *filter_metrics({}),
         *Load(tokens=1, tokens_per_s=1.0, busy_s=1.0, scorers=1, step_s=1.0, wait_s=1.0).metrics(),
+        *StepGroupings({"a": np.ones((2, 2), np.float32)}).metrics(),
+        "dra/partition/wait_s",
         # What veRL's timer makes of `dra_wait` and `dra_record`, seen in trainings.
         *("timing_s/dra_wait", "timing_s/dra_record"),
     }

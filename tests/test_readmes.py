@@ -89,6 +89,8 @@ EXECUTED_BY = {
     "verl-dra report outputs/gsm8k": _FRONT_PAGE,
     "verl-dra sweep --dry-run": _FRONT_PAGE,
     "verl-dra train --config-dir recipes/tiny_paths": _DEMO,
+    "verl-dra train --config-dir recipes/examples --config-name lora": "tests/stack/test_training.py::"
+    "test_a_scorer_that_dies_in_mid_step_changes_no_advantage",
     "verl-dra train --config-dir recipes/examples/multi_turn": "tests/stack/test_training.py::"
     "test_turns_with_a_tool_are_compared_by_what_the_policy_wrote",
     "verl-dra train --multirun hydra/launcher=dra_slurm": _SWEEPS,
@@ -150,7 +152,7 @@ BY_HAND = (
 
 NO_COMMANDS = (
     *("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", ">>> ", "entrypoint: "),
-    *("# own_runner.py", "def compute_score", "verl.experimental", "from dra_reward", "adjusted reward"),
+    *("# own_runner.py", "# ways.py", "def compute_score", "verl.experimental", "from dra_reward", "adjusted reward"),
 )
 """How blocks begin that are no commands."""
 
@@ -270,6 +272,7 @@ def trainings() -> list[Command]:
     ]
 
 
+@pytest.mark.usefixtures("vllm_of_a_gpu")
 @pytest.mark.parametrize("command", trainings(), ids=str)
 def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By Hydra, and where the command is not cut short, by the checks before a run, veRL's among them."""

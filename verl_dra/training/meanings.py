@@ -86,7 +86,9 @@ METRICS: Mapping[str, str] = {
     ),
     "dra/partition/tokens": "Tokens of those, as the server counts them; 0 where it does not.",
     "dra/partition/seconds": "Seconds that all actors together looked at groups.",
-    "dra/partition/ways": "Ways of a group, mean over groups: for each completion 1 / (1 + SMI), added up.",
+    "dra/partition/ways": (
+        "Ways of a group, mean over groups: completions go the same way that a chain of similarities above a half links."
+    ),
     "dra/partition/unreadable_groups": "Groups of which a server's answers could not be read. They are unadjusted.",
     "dra/partition/unasked_groups": "Groups that `dra.partition.max_calls` left out. They go by `dra.on_failure`.",
     "dra/partition/truncated_rows": "Completions whose middle was left out, as they are too long.",
