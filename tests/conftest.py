@@ -20,6 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# What is shown is as wide as it comes: pytest's workers have it at 80.
+os.environ.pop("COLUMNS", None)
+
 ALLOWED_SKIPS = ("no GPU",)
 
 

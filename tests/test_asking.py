@@ -253,6 +253,7 @@ def trainer_of(
     trainer._counts, trainer._behind, trainer._only_shown, trainer._filters = {}, None, False, False
     trainer._schedule, trainer._off, trainer.global_steps = Schedule.of(1), False, 1
     trainer._scorers, trainer.tokenizer, trainer._dra, trainer._asking = pool, queue, DRAConfig(), None
+    trainer._partitions, trainer._looking, trainer._calls = None, None, 0
     return trainer, taken
 
 

@@ -11,6 +11,8 @@ import random
 import re
 import shutil
 import tempfile
+from codecs import BOM_UTF8
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -814,6 +816,11 @@ LINES = {
 }
 
 
+def not_blank(lines: Sequence[bytes]) -> int:
+    """Of a file that begins with these, and may do so with a byte-order mark."""
+    return sum(bool(line.removeprefix(BOM_UTF8 if at == 0 else b"").strip()) for at, line in enumerate(lines))
+
+
 @pytest.mark.usefixtures("quickly_packed", "one_thread")
 @settings(max_examples=50)
 @given(LINES["groups"], LINES["validation"])
@@ -830,10 +837,10 @@ def test_whatever_stands_in_records_and_dumps_is_shown_or_counted(groups: list[b
     training, validation = (
         next(part.steps[1] for part in shown if part.kind == kind) for kind in ("training", "validation")
     )
-    assert len(training.groups) + training.unreadable == sum(bool(line.strip()) for line in groups) + 1
+    assert len(training.groups) + training.unreadable == not_blank(groups) + 1
     assert GROUP["prompt"] in [group.prompt for group in training.groups]
     completions = sum(len(group.completions) for group in validation.groups)
-    assert completions + validation.unreadable == sum(bool(line.strip()) for line in samples) + 2
+    assert completions + validation.unreadable == not_blank(samples) + 2
     page.render(runs, shown, 10**9)
     text.render(runs, shown)
 

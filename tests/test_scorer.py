@@ -628,7 +628,9 @@ def test_a_text_that_a_server_is_away_for_alone_is_found_out(monkeypatch: pytest
     bad = Session("bad", place)
     first = scorer.collect(list(poisoned), {}, LONG)
     assert first.missing == [bad]
-    assert (first.index >= 0).sum() == 15
+    # It is told at once, whatever is still to come.
+    assert (first.index >= 0).sum() + len(first.waiting) == 15
+    assert (scorer.collect(first.waiting, {}, LONG).index >= 0).all()
     # Each time in half as large a company, and alone from then on.
     company = [len(batch) for batch in encoder.batches if POISON in batch and len(batch) > 1]
     assert company[0] == 18

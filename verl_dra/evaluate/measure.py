@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from verl_dra.algorithm.coverage import pass_at_k
 from verl_dra.embedding import Encoder, encode_all
 from verl_dra.evaluate.estimators import EvaluationError, distinct_n, interval, maj_at_k
 from verl_dra.evaluate.generations import Sample
@@ -124,6 +123,9 @@ def measure(
         columns of each problem's number, question, samples and right ones, and of each measure by name (None where it
         has none); `counts`.
     """
+    # Imported here: the algorithm is torch's, and the command's help does without it.
+    from verl_dra.algorithm.coverage import pass_at_k
+
     by_number: dict[int, list[Judged]] = defaultdict(list)
     for one in judged:
         by_number[one.sample.problem].append(one)

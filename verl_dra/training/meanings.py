@@ -82,12 +82,14 @@ METRICS: Mapping[str, str] = {
         "line after the first step says so, and another where it changes."
     ),
     "dra/partition/calls": (
-        "Requests to a server about the groups of the step. This one and the ten below are there with `dra.partition.by`."
+        "Requests to a server about the groups of the step. This one and the ten below are there with "
+        "`dra.partition.by`."
     ),
     "dra/partition/tokens": "Tokens of those, as the server counts them; 0 where it does not.",
     "dra/partition/seconds": "Seconds that all actors together looked at groups.",
     "dra/partition/ways": (
-        "Ways of a group, mean over groups: completions go the same way that a chain of similarities above a half links."
+        "Ways of a group, mean over groups: completions go the same way that a chain of similarities above a half "
+        "links."
     ),
     "dra/partition/unreadable_groups": "Groups of which a server's answers could not be read. They are unadjusted.",
     "dra/partition/unasked_groups": "Groups that `dra.partition.max_calls` left out. They go by `dra.on_failure`.",
