@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RECIPE = RECIPES / "tiny_locks"
@@ -164,6 +165,16 @@ def test_decoding_gives_the_text_back_and_prompts_are_of_one_length() -> None:
     assert tokenizer.decode(prompts[0]) == some[0].text
     assert tokenizer.unk_token_id not in prompts
     assert len({synonym for synonyms in FILLERS for synonym in synonyms}) == 18
+
+
+def test_a_saved_model_has_the_same_tokenizer(tmp_path: Path) -> None:
+    """By AutoTokenizer, as veRL and vLLM load it; of some model types that takes a tokenizer of its own."""
+    policy().save_pretrained(tmp_path)
+    new_tokenizer().save_pretrained(tmp_path)
+    text = render(QUESTION, "road", [1] * 8)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(text)["input_ids"] == new_tokenizer()(text)["input_ids"]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
 
 
 def policy(seed: int = 0) -> Any:

@@ -1,7 +1,7 @@
 """A plain training loop over this package's own functions: sample, reward, weigh, estimate, update; no Ray, no veRL
 trainer, nothing on disk in a step.
 
-Similarity, weights and advantages are those of `verl_dra`, whose estimator calls veRL's; the loss, its clipping, entropy and
+Similarity, weights and advantages are those of `verl_dra`, whose estimator calls veRL's; loss, clipping, entropy and
 KL are veRL's functions.
 """
 

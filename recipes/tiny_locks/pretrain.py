@@ -1,4 +1,4 @@
-"""The starting policy: a tokenizer of words and digits and a small Qwen2 model that has seen the mixture of ways."""
+"""The starting policy: a tokenizer of words and digits and a small Llama model that has seen the mixture of ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tiny_locks.task import FILLERS, WAYS, Question, sample_along, sample_solution
 
@@ -59,10 +59,10 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings) -> Qwen2ForCausalLM:
-    """A freshly initialised float32 model for the tokenizer."""
+def new_model(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings) -> LlamaForCausalLM:
+    """A freshly initialised float32 model for the tokenizer; of Qwen2 transformers would load Qwen2's own tokenizer."""
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
@@ -75,14 +75,14 @@ def new_model(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings) ->
         bos_token_id=None,
         **special,
     )
-    model = Qwen2ForCausalLM(config)
+    model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, **special)
     return model
 
 
 def pretrain(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question], settings: PretrainSettings
-) -> Qwen2ForCausalLM:
+) -> LlamaForCausalLM:
     """Supervised training on freshly drawn solutions of the train questions; the prompt bears no loss.
 
     First practice, every way equally often and always right, so that the model can walk them all; then the mixture,

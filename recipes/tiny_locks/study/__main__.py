@@ -6,13 +6,14 @@ Both can be cut off at any moment and started again: a run goes on from its last
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tiny_locks.loop import Settings
-from tiny_locks.study import arms, report, train
+from tiny_locks.study import arms, report, train, wording
 from tiny_locks.task import LOCKS
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +34,13 @@ def main() -> int:
     run.add_argument("--best-entropy", default=arms.BEST_ENTROPY, metavar="ARM", help="of parts 2 to 4 (%(default)s)")
     plot = commands.add_parser("plot", help="results.json, pictures and the tables")
     plot.add_argument("--results", type=Path, default=HERE, help="where to put them (%(default)s)")
+    commands.add_parser("wording", help="how encoders see the ways, into results.json")
     options = parser.parse_args()
+    if options.command == "wording":
+        path = HERE / report.RESULTS
+        kept = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        report.write(path, {**kept, "wording": wording.wording()})
+        return 0
     if options.command == "plot":
         report.report(options.out, options.results)
         return 0

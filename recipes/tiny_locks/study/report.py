@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from tiny_locks.study import wording
 from tiny_locks.study.arms import BEST_ENTROPY, Run, label, wanted
 from tiny_locks.study.train import DONE
 from tiny_locks.task import RARE
@@ -42,9 +43,7 @@ def report(out: Path, results: Path) -> None:
         sys.exit(f"no finished run is in {out} and no {RESULTS} in {results}; start `study run` first")
     content = {**kept, "runs": merged(kept["runs"], finished)}
     results.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run, sort_keys=True) for run in content["runs"])
-    rest = {key: value for key, value in content.items() if key != "runs"}
-    (results / RESULTS).write_text(json.dumps({**rest, "runs": []})[:-2] + f"\n{lines}\n]}}\n")
+    write(results / RESULTS, content)
     from tiny_locks.study.pictures import draw
 
     draw(by_lock(content["runs"]), results / "curves.png")
@@ -53,6 +52,13 @@ def report(out: Path, results: Path) -> None:
     if results.resolve() == README.parent / "study":
         before, _, rest_of = README.read_text().partition(START)
         README.write_text(f"{before}{START}\n{shown}\n{END}{rest_of.partition(END)[2]}")
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """A line a run."""
+    lines = ",\n".join(json.dumps(run, sort_keys=True) for run in content["runs"])
+    rest = "".join(f'"{key}": {json.dumps(value)},\n' for key, value in content.items() if key != "runs")
+    path.write_text(f'{{{rest}"runs": [\n{lines}\n]}}\n')
 
 
 def merged(kept: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,6 +116,7 @@ def tables(content: Mapping[str, Any]) -> str:
     missing = [run for run in wanted(BEST_ENTROPY) if run.seed not in _seeds(runs, run)]
     total = len(wanted(BEST_ENTROPY))
     parts = [
+        wording.table(content["wording"]) if "wording" in content else "",
         f"{total - len(missing)} of {total} runs are made.",
         "### Lock A, even",
         _table(
