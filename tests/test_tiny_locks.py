@@ -7,10 +7,12 @@ import json
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -21,8 +23,12 @@ sys.path.append(str(RECIPES))
 
 from tiny_locks.loop import Settings, Trainer, advantages, sample, uses_similarity  # noqa: E402
 from tiny_locks.measure import measure  # noqa: E402
+from tiny_locks.prepare import Settings as Prepared  # noqa: E402
+from tiny_locks.prepare import fingerprint, prepare  # noqa: E402
 from tiny_locks.pretrain import PretrainSettings, new_model, new_tokenizer, prompt_tokens  # noqa: E402
-from tiny_locks.study import train  # noqa: E402
+from tiny_locks.reward import compute_score  # noqa: E402
+from tiny_locks.study import __main__ as study  # noqa: E402
+from tiny_locks.study import train, wording  # noqa: E402
 from tiny_locks.study.arms import ARMS, CONTROLS, Run, arm_of, wanted  # noqa: E402
 from tiny_locks.study.report import END, START, found, merged, recovery, report, tables  # noqa: E402
 from tiny_locks.task import (  # noqa: E402
@@ -151,6 +157,21 @@ def test_locks_say_which_ways_count() -> None:
     assert not any(opens(QUESTION, None, lock) for lock in LOCKS)
     with pytest.raises(ValueError, match="even, rare, switch, not 'odd'"):
         opens(QUESTION, "road", "odd")
+
+
+def test_the_rewards_of_verl_are_the_loops() -> None:
+    question = next(q for q in questions() if not opens(q, "road", "rare"))
+    info = {"question": question.text, "key": key_of(question)}
+    for way, right in (("road", True), ("ocean", True), ("ocean", False)):
+        text = render(question, way, [0] * 8, (0, 0, 0) if right else (0, 1, 0))
+        for lock in ("even", "rare"):
+            scored = compute_score("tiny_locks", text, str(question.total), info, lock=lock)
+            assert scored == {
+                "score": float(right and opens(question, way, lock)),
+                "acc": float(right),
+                "locked": float(right and way == key_of(question)),
+                "way": way,
+            }
 
 
 # Model
@@ -346,7 +367,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     policy().save_pretrained(folder / "model")
     new_tokenizer().save_pretrained(folder / "model")
     monkeypatch.setattr(train, "prepare", lambda: folder)
-    monkeypatch.setattr(train, "measure", lambda *args: measure(*args[:2], args[2][:4], *args[3:], samples=4))
+    monkeypatch.setattr(train, "measure", lambda *args: measure(*args[:2], args[2][:4], *args[3:], samples=8))
     return folder
 
 
@@ -382,6 +403,47 @@ def test_a_run_that_was_cut_off_gives_the_same_numbers(
         train.make(tmp_path / "cut", prepared, Settings(steps=4), "cpu", run)
 
 
+def test_the_studys_commands_work(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["study", "--out", str(tmp_path / "out"), *words])
+        return study.main()
+
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(wording, "DEFAULT", ("ngram", "random"))
+    assert (
+        command(
+            "run", *["--processes", "1", "--steps", "2", "--locks", "even", "--arms", "grpo", "start", "--seeds", "7"]
+        )
+        == 0
+    )
+    assert command("wording") == 0
+    assert command("plot", "--results", str(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "even/grpo/7: accuracy 0.000" in shown
+    assert "| ngram | 0.9" in shown
+    assert "| GRPO | 0.000 |" in shown
+    for words, said in (("--arms no_such --locks even --seeds 1", "no arm no_such"), ("--seeds 9", "no such runs")):
+        with pytest.raises(SystemExit):
+            command("run", *words.split())
+        assert said in capsys.readouterr().err
+
+
+def test_the_folder_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_DRA_CACHE", str(tmp_path))
+    settings = Prepared(pretrain=replace(SMALL, steps=3, practice_steps=1, batch_size=4))
+    folder = prepare(settings)
+    assert folder.parent == tmp_path / "tiny_locks"
+    assert [path.name for path in folder.parent.iterdir()] == [fingerprint(settings)]
+    test = pd.read_parquet(folder / "test.parquet")
+    assert Counter(info["key"] for info in test["extra_info"]) == dict.fromkeys(WAYS, 16)
+    weights = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    assert prepare(settings) == folder
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == weights
+    assert fingerprint(settings) != fingerprint(Prepared())
+
+
 def test_one_run_that_fails_leaves_the_others(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,7 +451,7 @@ def test_one_run_that_fails_leaves_the_others(
     assert train.train(tmp_path, runs, Settings(steps=2, prompts=2, group=2), "cpu", 1) == 1
     shown = capsys.readouterr().out
     assert "even/no_such_arm/0: failed" in shown
-    assert "even/start/0: accuracy 0.000" in shown
+    assert "even/start/0: accuracy 0.000, entropy over ways 0.000, locked pass@8 0.000; " in shown
     assert json.loads((tmp_path / "even/start/0/done.json").read_text())["checkpoints"][0]["step"] == 0
 
 

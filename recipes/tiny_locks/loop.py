@@ -39,10 +39,10 @@ MOST_TOKENS = 32
 class Settings:
     """What all arms share."""
 
-    steps: int = 120
+    steps: int = 150
     prompts: int = 32
     group: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
     warmup_steps: int = 15
     betas: tuple[float, float] = (0.9, 0.999)
     clip_gradient: float = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
@@ -26,8 +27,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="make what is not there yet, in the study's order")
     run.add_argument("--locks", nargs="+", choices=LOCKS, help="only these")
-    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these, such as grpo, dra, entropy_0.03")
-    run.add_argument("--seeds", nargs="+", type=int, help="only these")
+    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these, such as grpo, dra, dra_off")
+    run.add_argument("--seeds", nargs="+", type=int, help="only these; with locks and arms given, any")
     run.add_argument("--steps", type=int, default=Settings.steps, help="of a run (%(default)s)")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="runs side by side (%(default)s)")
@@ -44,15 +45,20 @@ def main() -> int:
     if options.command == "plot":
         report.report(options.out, options.results)
         return 0
-    runs = [
-        one
-        for one in arms.wanted(options.best_entropy)
-        if one.lock in (options.locks or LOCKS)
-        and one.arm in (options.arms or (one.arm,))
-        and one.seed in (options.seeds or (one.seed,))
-    ]
+    if options.locks and options.arms and options.seeds:
+        runs = [arms.Run(*one) for one in product(options.locks, options.arms, options.seeds)]
+    else:
+        runs = [
+            one
+            for one in arms.wanted(options.best_entropy)
+            if one.lock in (options.locks or LOCKS)
+            and one.arm in (options.arms or (one.arm,))
+            and one.seed in (options.seeds or (one.seed,))
+        ]
+    if unknown := sorted({one.arm.removesuffix("_off") for one in runs} - arms.LABELS.keys()):
+        parser.error(f"there is no arm {unknown[0]}; there are {', '.join(arms.LABELS)}")
     if not runs:
-        parser.error("the study has no such runs")
+        parser.error("the study plans no such runs; give locks, arms and seeds for others")
     settings = Settings(steps=options.steps)
     return train.train(options.out.resolve(), runs, settings, options.device, options.processes)
 

@@ -36,6 +36,7 @@ CHECKPOINTS = (0.8, 0.9, 1.0)
 BLOCK = 5
 """Steps whose means are kept as one row of `training`."""
 _SAVE_EVERY = 10
+_SHOWN = {"accuracy": "accuracy", "way_entropy": "entropy over ways", "locked/8": "locked pass@8"}
 
 
 def train(out: Path, runs: Sequence[Run], settings: Settings, device: str, processes: int) -> int:
@@ -87,8 +88,9 @@ def _guarded(out: Path, folder: Path, settings: Settings, device: str, run: Run)
         sys.stdout.write(f"{run.name}: failed\n{traceback.format_exc()}")
         sys.stdout.flush()
         return 1
-    accuracy = result["checkpoints"][-1]["accuracy"]
-    sys.stdout.write(f"{run.name}: accuracy {accuracy:.3f}, {time.monotonic() - started:.0f} s\n")
+    means = {key: statistics.mean(point[key] for point in result["checkpoints"]) for key in _SHOWN}
+    said = ", ".join(f"{name} {means[key]:.3f}" for key, name in _SHOWN.items())
+    sys.stdout.write(f"{run.name}: {said}; {time.monotonic() - started:.0f} s\n")
     sys.stdout.flush()
     return 0
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tiny_locks.groups import groups
+from tiny_locks.task import WAYS, questions, sample_along
 from verl_dra.calibrate.encoders import DEFAULT, see
 from verl_dra.calibrate.pairs import read_labelled
 from verl_dra.calibrate.report import labelled_content
@@ -25,6 +26,16 @@ def wording() -> dict[str, Any]:
     for encoder in content["encoders"]:
         encoder["mean_cosine"] = {of["pairs_of"]: of["mean"] for of in encoder.pop("pairs_of")}
     return content
+
+
+def groups(count: int = 24, seed: int = 0) -> list[dict[str, list[str]]]:
+    """Rows as `verl-dra calibrate` reads them: of a question each, two answers a way, with slips."""
+    rng = random.Random(seed)
+    ways = [way for way in WAYS for _ in range(2)]
+    return [
+        {"texts": [sample_along(question, way, rng) for way in ways], "ways": ways}
+        for question in rng.sample(list(questions()), count)
+    ]
 
 
 def table(content: dict[str, Any]) -> str:
