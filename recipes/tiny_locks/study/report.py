@@ -39,7 +39,7 @@ def report(out: Path, results: Path) -> None:
     """
     finished = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/*/*/{DONE}"))]
     kept = json.loads((results / RESULTS).read_text()) if (results / RESULTS).exists() else {"runs": []}
-    if not finished and not kept["runs"]:
+    if not finished and not kept["runs"] and "wording" not in kept:
         sys.exit(f"no finished run is in {out} and no {RESULTS} in {results}; start `study run` first")
     content = {**kept, "runs": merged(kept["runs"], finished)}
     results.mkdir(parents=True, exist_ok=True)
