@@ -299,7 +299,7 @@ def test_arms_are_off_from_two_thirds_on(encoder: Any) -> None:
 
 
 def test_the_list_is_the_studys() -> None:
-    runs = wanted("entropy_0.03")
+    runs = wanted()
     assert len(runs) == len(set(runs)) == 3 + 48 + 15 + 28 + 16 + 3
     assert [run.arm for run in runs[1:17]] == list(ARMS)
     assert {run.seed for run in runs[:17]} == {0}

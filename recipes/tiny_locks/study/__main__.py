@@ -32,7 +32,6 @@ def main() -> int:
     run.add_argument("--steps", type=int, default=Settings.steps, help="of a run (%(default)s)")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="runs side by side (%(default)s)")
-    run.add_argument("--best-entropy", default=arms.BEST_ENTROPY, metavar="ARM", help="of parts 2 to 4 (%(default)s)")
     plot = commands.add_parser("plot", help="results.json, pictures and the tables")
     plot.add_argument("--results", type=Path, default=HERE, help="where to put them (%(default)s)")
     commands.add_parser("wording", help="how encoders see the ways, into results.json")
@@ -50,7 +49,7 @@ def main() -> int:
     else:
         runs = [
             one
-            for one in arms.wanted(options.best_entropy)
+            for one in arms.wanted()
             if one.lock in (options.locks or LOCKS)
             and one.arm in (options.arms or (one.arm,))
             and one.seed in (options.seeds or (one.seed,))

@@ -40,7 +40,7 @@ CONTROLS: dict[str, Arm] = {"four_updates": replace(GRPO, updates=4)}
 """What `clip_higher` is held beside: as many updates, and veRL's own clipping."""
 
 BEST_ENTROPY = "entropy_0.03"
-"""The bonus that goes into the parts after the first; to be lock A's best, see README."""
+"""The bonus that goes into the parts after the first: to be the best of lock A."""
 
 OFF_AFTER = 2 / 3
 """Share of a run's steps after which the arms of `off` are GRPO."""
@@ -87,13 +87,9 @@ def arm_of(name: str, settings: Settings) -> Arm:
     return replace(arm, dra={**arm.dra, "strength": _until(last, 1.0)})
 
 
-def wanted(best_entropy: str) -> list[Run]:
-    """All runs. By seeds first, so that a study that is cut off has all arms with fewer seeds, and not fewer arms.
-
-    Args:
-        best_entropy: the arm of an entropy bonus that goes into the later parts: the best of lock A.
-    """
-    some = ("grpo", best_entropy, "unlikeliness", "dra")
+def wanted() -> list[Run]:
+    """All runs. By seeds first, so that a study that is cut off has all arms with fewer seeds, and not fewer arms."""
+    some = ("grpo", BEST_ENTROPY, "unlikeliness", "dra")
     off = tuple(f"{name}_off" for name in some[1:])
     return [
         *(Run("even", arm, seed) for seed in range(3) for arm in ("start", *ARMS)),

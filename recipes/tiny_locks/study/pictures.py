@@ -34,7 +34,7 @@ def draw(runs: Mapping[str, Made], path: Path) -> None:
     for axis, arm in zip(axes[1], ("grpo", "dra"), strict=False):
         _areas(axis, even.get(arm, ()), f"A: ways of {label(arm)}, mean of seeds")
     _curves(axes[1][2], even, "accuracy", "A: accuracy in training")
-    _curves(axes[1][3], switch, "reward", "C: reward in training; the commonest way stops counting half way")
+    _curves(axes[1][3], switch, "reward", "C: reward in training")
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
 
@@ -60,7 +60,8 @@ def _locked(axis: Any, made: Made) -> None:
             means = [statistics.mean(_mean(run, f"locked/{k}") for run in runs) for k in K]
             axis.plot(K, means, marker="o", ms=3, color=_COLOUR[arm], label=label(arm))
     axis.set(xscale="log", xlabel="k", title="A: locked pass@k", ylim=(0, 1))
-    axis.legend(fontsize=7)
+    if made:
+        axis.legend(fontsize=7)
 
 
 def _found(axis: Any, made: Made) -> None:
@@ -70,7 +71,7 @@ def _found(axis: Any, made: Made) -> None:
             axis.scatter([at + 0.1 * (run["seed"] - 1.5)], [_mean(run, f"share/{RARE}")], color="tab:blue", s=20)
             axis.scatter([at + 0.1 * (run["seed"] - 1.5)], [_mean(run, "reward")], color="tab:orange", s=20, marker="x")
     axis.set_xticks(range(len(arms)), [label(arm) for arm in arms], rotation=30, ha="right", fontsize=7)
-    axis.set(title="B, each seed: share of the rare way (dots), reward (crosses)", ylim=(0, 1))
+    axis.set(title="B by seed: share of the rare way (dots), reward (x)", ylim=(0, 1))
 
 
 def _areas(axis: Any, runs: Sequence[dict[str, Any]], title: str) -> None:

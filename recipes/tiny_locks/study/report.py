@@ -14,7 +14,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from tiny_locks.study import wording
-from tiny_locks.study.arms import BEST_ENTROPY, Run, label, wanted
+from tiny_locks.study.arms import Run, label, wanted
 from tiny_locks.study.train import DONE
 from tiny_locks.task import RARE
 from verl_dra.evaluate.estimators import interval
@@ -111,10 +111,10 @@ def tables(content: Mapping[str, Any]) -> str:
     """Markdown of all that results.json says, what is missing included."""
     runs = by_lock(content["runs"])
     plan: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for run in wanted(BEST_ENTROPY):
+    for run in wanted():
         plan[run.lock][run.arm].append(run.seed)
-    missing = [run for run in wanted(BEST_ENTROPY) if run.seed not in _seeds(runs, run)]
-    total = len(wanted(BEST_ENTROPY))
+    missing = [run for run in wanted() if run.seed not in _seeds(runs, run)]
+    total = len(wanted())
     parts = [
         wording.table(content["wording"]) if "wording" in content else "",
         f"{total - len(missing)} of {total} runs are made.",
