@@ -42,7 +42,7 @@ class Settings:
     steps: int = 150
     prompts: int = 32
     group: int = 8
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     warmup_steps: int = 15
     betas: tuple[float, float] = (0.9, 0.999)
     clip_gradient: float = 1.0
