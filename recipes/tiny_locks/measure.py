@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tiny_locks.loop import judge, sample
 from tiny_locks.pretrain import prompt_tokens
 from tiny_locks.task import UNKNOWN, WAYS, Question, key_of
-from verl_dra.evaluate.estimators import pass_at_k
+from verl_dra.algorithm.coverage import pass_at_k
 
 SAMPLES = 64
 K = (1, 2, 4, 8, 16, 32, 64)
