@@ -26,9 +26,9 @@ CODE = (
 class VllmServer:
     """Runs from `with` to its end at `url`, in a process group of its own; its output goes to `work`/vllm.log."""
 
-    def __init__(self, folder: str, model: str, key: str, work: Path, *options: str) -> None:
+    def __init__(self, folder: str, model: str, key: str, work: Path, *options: str, port: int = 0) -> None:
         self.folder = folder
-        self._port = _free_port()
+        self._port = port or _free_port()
         self._log = work / "vllm.log"
         self._work = work
         self._command = [sys.executable, "-c", CODE, "serve", folder, "--host", "127.0.0.1", "--port", str(self._port)]
@@ -59,6 +59,12 @@ class VllmServer:
                 start_new_session=True,
             )
         self._wait_until_healthy(self._process)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The one that runs now, or ran last."""
+        assert self._process is not None
+        return self._process
 
     def kill(self) -> None:
         """End it as a lost machine would."""

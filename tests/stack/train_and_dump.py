@@ -3,8 +3,9 @@
 Environment: DUMP, the folder for one file a step; NODES, nodes of an emulated Ray cluster, one fake GPU each; KILL,
 comma-separated `step:when:how` of scorer 0's deaths, when = sampled (before its scores are asked for) or pending
 (after; it stands still from before, or else it might have answered), how = kill (ray.kill, no restart) or signal
-(SIGKILL); DECODE_S, seconds that the trainer's tokenizer takes to decode a text; SCRIPT, what trains in the place of
-`verl-dra train`, started as it would be by itself.
+(SIGKILL), or server (that of SERVE, which is started again); SERVE, a folder with a classifier of pairs that vLLM
+serves at `kept_server.URL`; DECODE_S, seconds that the trainer's tokenizer takes to decode a text; SCRIPT, what trains
+in the place of `verl-dra train`, started as it would be by itself.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import runpy
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import kept_server
 import ray
 import torch
 import transfer_queue as tq
@@ -61,7 +64,9 @@ def watched(base: Any) -> Any:
 
         def on_sample_end(self) -> None:
             super().on_sample_end()
-            if self._ordered("sampled") or self._ordered("pending"):
+            if self._ordered("sampled") == "server":
+                kept_server.kill(Path(os.environ["DUMP"]).parent)
+            elif self._ordered("sampled") or self._ordered("pending"):
                 self.process = ray.get(self._scorers.handles[0].ready.remote())
             if self._ordered("pending"):
                 os.kill(self.process, signal.SIGSTOP)
@@ -114,7 +119,7 @@ def watched(base: Any) -> Any:
             how = self._ordered(when)
             if how == "kill":
                 ray.kill(self._scorers.handles[0])
-            if how:
+            if how in ("kill", "signal"):
                 os.kill(self.process, signal.SIGKILL)
 
         def _ordered(self, when: str) -> str | None:
@@ -162,6 +167,8 @@ def run_script(path: str) -> None:
 
 
 if __name__ == "__main__":
+    if "SERVE" in os.environ:
+        kept_server.keep_serving(os.environ["SERVE"])
     if script := os.environ.get("SCRIPT"):
         run_script(script)
     else:
