@@ -156,7 +156,15 @@ BY_HAND = (
 
 NO_COMMANDS = (
     *("SMI_i = ", "acc_rare", "verl_dra/algorithm/ ", "`runtime_env` with", ">>> ", "entrypoint: "),
-    *("# own_runner.py", "# ways.py", "def compute_score", "verl.experimental", "from dra_reward", "adjusted reward"),
+    *(
+        "# own_runner.py",
+        "# ways.py",
+        "accuracy  ways",
+        "def compute_score",
+        "verl.experimental",
+        "from dra_reward",
+        "adjusted reward",
+    ),
 )
 """How blocks begin that are no commands."""
 
