@@ -92,6 +92,7 @@ def test_help_is_a_page_and_not_the_configuration(
     assert len(TEXT.splitlines()) < 30
 
 
+@pytest.mark.slow
 def test_a_refused_run_leaves_no_folder_but_one_that_holds_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,19 +96,17 @@ def sandbox() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("completion", "score"),
-    [
-        ("```python\na, b = map(int, input().split())\nprint(a + b)\n```", 1.0),
-        ("```python\nprint(3)\n```", 0.5),
-        ("The sum is 3.", 0.0),
-    ],
-)
-def test_programs_are_graded_by_what_the_sandbox_says(
-    tmp_path: Path, sandbox: str, completion: str, score: float
-) -> None:
+PROGRAMS = {
+    "```python\na, b = map(int, input().split())\nprint(a + b)\n```": 1.0,
+    "```python\nprint(3)\n```": 0.5,
+    "The sum is 3.": 0.0,
+}
+
+
+def test_programs_are_graded_by_what_the_sandbox_says(tmp_path: Path, sandbox: str) -> None:
     config = example(tmp_path, "code", f"sandbox_url={sandbox}")
     check(config)
     manager = load_reward_manager(config, SimpleNamespace())
     cases = json.dumps({"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4\n"]})
-    assert manager.compute_score("apps", completion, cases) == pytest.approx(score)
+    scores = {completion: manager.compute_score("apps", completion, cases) for completion in PROGRAMS}
+    assert scores == pytest.approx(PROGRAMS)

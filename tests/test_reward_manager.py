@@ -17,7 +17,9 @@ from trajectories import byte_tokenizer, trajectory
 from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
+from verl_dra.config import DRAConfig
 from verl_dra.scorer.messages import Session
+from verl_dra.scorer.placement import ScorerConfig
 from verl_dra.training.reward_manager import DRARewardManager, base_reward_manager
 from verl_dra.training.text import diversity_texts
 from verl_dra.training.validation import Marking
@@ -71,13 +73,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
 
 
 def config(base: str, text: str = "response") -> Any:
+    strength = [[2, 1.0], [4, 0.0]]
+    dra = DRAConfig(base_reward_manager=base, scorer=ScorerConfig(name="scorers"), strength=strength, text=text)
     overlong = {"enable": True, "len": 4, "penalty_factor": 1.0, "log": True}
     return OmegaConf.create(
         {
-            "dra": {
-                **{"base_reward_manager": base, "scorer": {"name": "scorers"}},
-                **{"strength": [[2, 1.0], [4, 0.0]], "text": text},
-            },
+            "dra": OmegaConf.structured(dra),
             "trainer": {"experiment_name": "test"},
             "reward": {
                 "num_workers": 1,

@@ -31,6 +31,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_dra.algorithm import graph_cut_smi
+from verl_dra.config import DRAConfig
 from verl_dra.embedding import EmbeddingConfig
 from verl_dra.embedding.ngram import NgramEncoder
 from verl_dra.scorer.asking import Asking, FetchTexts, NoScoresError, StepVectors, take
@@ -259,7 +260,7 @@ def test_texts_are_fetched_from_transfer_queue_while_the_trainer_asks_it_too(
     responses = torch.nested.nested_tensor(tokens, layout=torch.jagged)
     tq.kv_batch_put(keys=keys, partition_id="train", fields=TensorDict({"responses": responses}, batch_size=len(keys)))
     trainer: Any = object.__new__(with_dra(PPOTrainerSync))
-    trainer.tokenizer = tokenizer
+    trainer.tokenizer, trainer._dra = tokenizer, DRAConfig()
     batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
     asking = run.ask(texts, trainer._texts_of(batch, Rows.of(keys, [False] * len(keys))))
     rounds = 0
@@ -335,10 +336,8 @@ def length_score(solution_str: str, **_: Any) -> float:
 
 def test_completions_reach_their_scorer_around_verls_remote_reward_manager(run: Run) -> None:
     texts, tokenizer = completions(groups=2), byte_tokenizer()
-    scorer = {"name": run.name}
-    config = OmegaConf.create(
-        {"dra": {"base_reward_manager": "remote", "scorer": scorer, "strength": 1.0}, "reward": {"num_workers": 1}}
-    )
+    dra = DRAConfig(base_reward_manager="remote", scorer=ScorerConfig(name=run.name))
+    config = OmegaConf.create({"dra": OmegaConf.structured(dra), "reward": {"num_workers": 1}})
 
     async def reward() -> list[float]:
         manager = DRARewardManager(config, tokenizer, length_score)

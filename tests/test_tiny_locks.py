@@ -328,6 +328,7 @@ def trainer(arm: str, encoder: Any, lock: str = "switch", seed: int = 0) -> Trai
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["dra_shuffled", "kl_0.3", "clip_higher", "entropy_0.1_off"])
 def test_a_training_that_was_cut_off_goes_on_to_the_last_digit(
     arm: str, encoder: Any, monkeypatch: pytest.MonkeyPatch
@@ -375,6 +376,7 @@ class CutOffError(Exception):
     """What ends a training at some step."""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_gives_the_same_numbers(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +405,7 @@ def test_a_run_that_was_cut_off_gives_the_same_numbers(
         train.make(tmp_path / "cut", prepared, Settings(steps=4), "cpu", run)
 
 
+@pytest.mark.slow
 def test_the_studys_commands_work(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,6 +433,7 @@ def test_the_studys_commands_work(
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_folder_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_DRA_CACHE", str(tmp_path))
     settings = Prepared(pretrain=replace(SMALL, steps=3, practice_steps=1, batch_size=4))
@@ -509,6 +513,7 @@ def test_found_and_recovered_are_what_they_say() -> None:
     assert recovery(run) is None
 
 
+@pytest.mark.slow
 def test_runs_of_another_machine_stay_in_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(tmp_path / "here", made("even", "grpo", 0))
     report(tmp_path / "here", tmp_path)

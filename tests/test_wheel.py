@@ -19,6 +19,8 @@ import yaml
 
 import verl_dra
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -111,7 +113,6 @@ def test_the_wheel_works_without_the_checkout(installed: Path, tmp_path: Path) -
     assert "simulate" in says([str(installed / "verl-dra"), "--help"], tmp_path)
 
 
-@pytest.mark.slow
 def test_the_command_shows_a_group_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     assert "DRA" in says([str(installed / "verl-dra"), "simulate"], tmp_path)
 
