@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "tiny_paths"
 sys.path.append(str(RECIPE.parent))
@@ -22,6 +23,7 @@ pd = pytest.importorskip("pandas")
 from tiny_paths.prepare import Settings, cache_root, find_fault, fingerprint, prepare  # noqa: E402
 from tiny_paths.pretrain import PretrainSettings, prompt_tokens, train_tokenizer  # noqa: E402
 from tiny_paths.reward import compute_score  # noqa: E402
+from tiny_paths.samples import validation  # noqa: E402
 from tiny_paths.task import (  # noqa: E402
     STRATEGIES,
     Question,
@@ -306,3 +308,16 @@ def test_fingerprint_follows_the_settings_and_names_the_default_folder(
     monkeypatch.setenv("VERL_DRA_CACHE", str(tmp_path))
     assert cache_root() == tmp_path / "tiny_paths"
     assert prepare(settings=TINY) == tmp_path / "tiny_paths" / fingerprint(TINY)
+
+
+@pytest.mark.parametrize("of_each", [4, 8])
+def test_a_validation_has_pass_at_8_where_there_are_8_samples(of_each: int) -> None:
+    samples = [
+        {"input": question, "output": f"{question} {i}", "acc": float(i < 2), "strategy": "plain"}
+        for question in ("2 + 3", "4 + 5")
+        for i in range(of_each)
+    ]
+    measured = validation(samples, lambda texts: torch.eye(len(texts)))
+    assert measured["accuracy"] == 2 / of_each
+    assert measured["effective_paths"] == pytest.approx(of_each)
+    assert measured.get("pass@8") == (1.0 if of_each == 8 else None)

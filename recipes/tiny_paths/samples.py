@@ -32,15 +32,16 @@ def samples_of(path: Path) -> list[dict[str, Any]]:
 
 
 def validation(samples: Sequence[dict[str, Any]], embed: Embed) -> dict[str, float]:
-    """Accuracy and diversity of the samples of one validation, means over its questions."""
+    """Accuracy and diversity of the samples of a validation, means over questions; pass@K where all have K samples."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in samples:
         groups[sample["input"]].append(sample)
     right = [[bool(s["acc"]) for s in group] for group in groups.values()]
     paths = Counter(s["strategy"] for s in samples if s["acc"])
+    of_k = [pass_at_k(len(group), sum(group), K) for group in right if len(group) >= K]
     return {
         "accuracy": statistics.mean(statistics.mean(group) for group in right),
-        f"pass@{K}": statistics.mean(pass_at_k(len(group), sum(group), K) for group in right),
+        **({f"pass@{K}": statistics.mean(of_k)} if len(of_k) == len(right) else {}),
         "strategy_entropy": _entropy([paths[name] for name in STRATEGIES]),
         "right_paths": statistics.mean(len({s["strategy"] for s in group if s["acc"]}) for group in groups.values()),
         "effective_paths": _effective_paths(list(groups.values()), embed),
