@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -17,7 +18,9 @@ _PROCESS = Path("server.pid")
 
 def keep_serving(folder: str) -> None:
     """Return when a classifier of pairs is served; it ends with the namespaces."""
-    server = VllmServer(folder, MODEL, KEY, Path.cwd(), "--runner", "pooling", port=PORT)
+    # vLLM's sockets are there, whose paths have little room.
+    work = Path(tempfile.mkdtemp())
+    server = VllmServer(folder, MODEL, KEY, work, "--runner", "pooling", port=PORT)
 
     def start() -> None:
         server.start()
