@@ -16,7 +16,7 @@ UV := uv==0.13.9
 COSMIC_RAY := cosmic-ray==8.7.0
 TRL := trl==1.16.0
 
-.PHONY: env demo test test-slow test-all test-pins test-gpu test-trl bench mutants reference lint types format lock clean
+.PHONY: env demo test test-slow test-all test-pins test-gpu test-servers test-trl bench mutants reference lint types format lock clean
 .DEFAULT_GOAL := env
 
 env: $(READY)
@@ -48,6 +48,9 @@ test-pins:  ## the fast tests and one training with the versions that veRL itsel
 
 test-gpu:  ## what only a GPU can show, in the environment of PYTHON, where veRL runs on it
 	$(PYTHON) tests/gpu
+
+test-servers: $(READY)  ## a training whose classifier of pairs, behind vLLM's server, is lost in mid-step
+	$(BIN)/python -m pytest tests/stack/beside_a_server.py
 
 test-trl: $(READY)  ## recipes/trl in TRL's own trainer, which comes beside the environment
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target build/trl --no-deps '$(TRL)'

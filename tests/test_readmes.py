@@ -149,7 +149,7 @@ NOT_EXECUTED = {
 
 BY_HAND = (
     *("make lock", "make format", "make test-gpu"),
-    *("make bench", "make mutants", "SAMPLE=60 make mutants", "make test-trl"),
+    *("make test-servers", "make bench", "make mutants", "SAMPLE=60 make mutants", "make test-trl"),
     *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"),
 )
 """Too long for CI; their pages say so."""

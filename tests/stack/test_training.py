@@ -4,21 +4,16 @@ advantages are those of the formula."""
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from itertools import combinations, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import isolated
-import kept_server
 import numpy as np
 import oracles
-import partition_servers
-import partition_toys
 import pytest
 import torch
 import toy
@@ -131,28 +126,6 @@ def recomputed_by_likelihood(step: dict[str, Any]) -> np.ndarray:
         ]
     )
     return oracles.grpo(oracles.adjust(rewards, oracles.unlikeliness_weights(log_probs, group), group), group)
-
-
-def recomputed_by_pairs(step: dict[str, Any], toy_folder: Path, classifier: Path) -> np.ndarray:
-    """float64 advantage of each row; how alike two texts are is what the classifier itself makes of them."""
-    from transformers import AutoModelForSequenceClassification
-
-    tokenizer = AutoTokenizer.from_pretrained(toy_folder / "model")
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in step["responses"]]
-    model = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
-    of_pair = AutoTokenizer.from_pretrained(classifier)
-    rewards = np.array([sum(scores) for scores in step["rm_scores"]], dtype=np.float64)
-    group = np.array([key.rsplit("_", 2)[0] for key in step["keys"]])
-    smi = np.zeros(len(texts))
-    for i, j in combinations(range(len(texts)), 2):
-        if group[i] == group[j] and texts[i].strip() and texts[j].strip():
-            # As verl_dra/partition/README.md has it: the text of the smaller SHA-256 comes first.
-            pair = sorted((texts[i], texts[j]), key=lambda text: sha256(text.encode()).digest())
-            with torch.no_grad():
-                logit = model(**of_pair(*pair, return_tensors="pt")).logits.item()
-            likeness = 1.0 if texts[i] == texts[j] else 1 / (1 + math.exp(-logit))
-            smi[[i, j]] += likeness
-    return oracles.grpo(oracles.adjust(rewards, oracles.weights(smi), group), group)
 
 
 def recomputed_by_answers(step: dict[str, Any], toy_folder: Path) -> np.ndarray:
@@ -376,33 +349,6 @@ def test_colocate_async_trains_with_equal_answers_among_the_correct(toy_folder: 
         right = [sum(scores) > 0 for scores in step["rm_scores"]]
         assert 0 < sum(right) < len(right)
         assert step["metrics"]["dra/adjusted_frac"] == pytest.approx(sum(right) / len(right))
-
-
-def test_a_classifier_of_pairs_that_is_killed_in_mid_step_changes_no_advantage(
-    toy_folder: Path, tmp_path: Path
-) -> None:
-    classifier = tmp_path / "classifier"
-    partition_toys.make_pair_classifier(classifier)
-    run = train(
-        toy_folder,
-        tmp_path,
-        [
-            *("trainer.total_training_steps=2", "data.max_response_length=12"),
-            *("dra.partition.by=pairs", f"dra.partition.model={partition_servers.MODEL}"),
-            *(f"dra.partition.base_url={kept_server.URL}", "dra.partition.api_key_env=PAIRS_KEY"),
-            "dra.partition.max_retries=0",
-        ],
-        SERVE=str(classifier),
-        PAIRS_KEY=partition_servers.KEY,
-        KILL="2:sampled:server",
-    )
-    assert len(run.steps) == 2
-    for step in run.steps:
-        assert_advantages_of(step, recomputed_by_pairs(step, toy_folder, classifier))
-        assert step["metrics"]["dra/partition/calls"] >= 4
-        assert step["metrics"]["dra/partition/truncated_rows"] == 0
-    before, after = run.metric("dra/partition/fallbacks")
-    assert before == 0 < after
 
 
 def test_turns_with_a_tool_are_compared_by_what_the_policy_wrote(
