@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def configured() -> Callable[..., Any]:
+    """The configuration of a run with these overrides, which are merged without Hydra: composed once a module."""
+    from omegaconf import OmegaConf
+
+    from verl_dra.config.compose import composed
+
+    config, _ = composed(["data.train_files=x", "data.val_files=x"])
+    OmegaConf.set_struct(config, False)
+
+    def call(*overrides: str) -> Any:
+        changed = copy.deepcopy(config)
+        changed.merge_with_dotlist(list(overrides))
+        return changed
+
+    return call
 
 
 @pytest.fixture

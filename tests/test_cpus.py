@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from verl_dra.config.compose import composed
 from verl_dra.job.cpus import Need, Node, least_cpus, needs, unplaced
 
 Composed = Callable[..., DictConfig]
-
-
-@pytest.fixture(scope="module")
-def configured() -> Composed:
-    config, _ = composed(["data.train_files=x", "data.val_files=x"])
-    OmegaConf.set_struct(config, False)
-
-    def call(*overrides: str) -> DictConfig:
-        changed = copy.deepcopy(config)
-        changed.merge_with_dotlist(list(overrides))
-        return changed
-
-    return call
 
 
 def booked(config: DictConfig) -> dict[str, tuple[int, int, float]]:

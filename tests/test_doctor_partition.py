@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from verl_dra.config import ConfigError
-from verl_dra.config.compose import composed
 from verl_dra.doctor import cluster, fast
 from verl_dra.doctor.partition import partition_looks, server_looks
 from verl_dra.partition import Grouping, PartitionConfig, PartitionUnavailableError, PromptGroup, UnreadableError
 
 SERVER = ["dra.partition.base_url=http://judge.example:8000/v1", "dra.partition.model=tiny"]
-
-
-@pytest.fixture(scope="module")
-def configured() -> Callable[..., DictConfig]:
-    config, _ = composed(["data.train_files=x", "data.val_files=x"])
-    OmegaConf.set_struct(config, False)
-
-    def call(*overrides: str) -> DictConfig:
-        changed = copy.deepcopy(config)
-        changed.merge_with_dotlist(list(overrides))
-        return changed
-
-    return call
 
 
 def judge(error: Exception | None = None) -> Callable[[PartitionConfig], Callable[[PromptGroup], Grouping]]:
