@@ -6,15 +6,15 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from serving import serving
 from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_dra.config import ConfigError
@@ -89,11 +89,8 @@ class StandIn(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def sandbox() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/run_code"
-    server.shutdown()
-    server.server_close()
+    with serving(StandIn) as address:
+        yield f"{address}/run_code"
 
 
 PROGRAMS = {
