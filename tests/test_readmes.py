@@ -55,6 +55,7 @@ _OWN = "tests/stack/test_training.py::test_unlikeliness_goes_by_the_policys_own_
 _DEMO = "tests/stack/test_demo.py::test_the_demo_trains_and_shows_little"
 _MULTIRUN = "tests/stack/test_demo.py::test_a_sweep_trains_every_point"
 _STUDY = "tests/stack/test_demo.py::test_the_study_trains_measures_and_goes_on"
+_LOCKS_STACK = "tests/stack/test_demo.py::test_an_arm_of_the_locks_study_trains"
 _LOCKS = "tests/test_tiny_locks.py::test_the_studys_commands_work"
 _SBATCH = "tests/slurm/test_ray_sbatch.py::test_two_jobs_share_the_nodes_and_each_has_both_of_its_own"
 _LOOKED_INTO = "tests/slurm/test_ray_sbatch.py::test_its_cluster_is_looked_into_by_the_line_that_it_prints"
@@ -124,6 +125,8 @@ EXECUTED_BY = {
     "verl-dra report outputs/tiny_paths/study": _STUDY,
     "python recipes/tiny_locks/prepare.py": "tests/test_tiny_locks.py::test_the_folder_is_made_once",
     "python recipes/tiny_locks/study": _LOCKS,
+    "python recipes/tiny_locks/study stack": _LOCKS_STACK,
+    "verl-dra train --config-dir recipes/tiny_locks": _LOCKS_STACK,
     "verl-dra report --text outputs/tiny_paths/sweep_": _MULTIRUN,
     "docker build": _IMAGE,
     "vllm serve CLASSIFIER": "tests/test_pairs.py::test_vllms_probabilities_are_the_models_own",
@@ -143,7 +146,6 @@ NOT_EXECUTED = {
     "sky": "cloud",
     "ray metrics launch-prometheus": "Prometheus",
     "python -m verl.model_merger": "a checkpoint",
-    "VERL_PLATFORM=cpu verl-dra train --config-dir recipes/tiny_locks": "an hour",
 }
 """What they need, which neither we nor CI have; the README that has them says that they were not run."""
 

@@ -45,7 +45,7 @@ def measure(
     ways: list[str | None] = []
     right: list[bool] = []
     reward: list[float] = []
-    entropy = 0.0
+    nats = 0.0
     for start in range(0, len(asked), _BATCH):
         some = asked[start : start + _BATCH]
         drawn = sample(model, prompt_tokens(tokenizer, some).to(device), generator)
@@ -53,11 +53,11 @@ def measure(
         ways += judged.ways
         right += [bool(r) for r in judged.right]
         reward += judged.reward.tolist()
-        entropy += float(drawn.entropy.sum())
+        nats += float(drawn.entropy.sum())
     count = Counter(ways)
     opened = [ok and way == key_of(question) for ok, way, question in zip(right, ways, asked, strict=True)]
     groups = range(0, len(asked), samples)
-    within = statistics.mean(_entropy([*Counter(ways[at : at + samples]).values()]) for at in groups)
+    within = statistics.mean(entropy([*Counter(ways[at : at + samples]).values()]) for at in groups)
     of_way = {name: [ok for ok, way in zip(right, ways, strict=True) if way == name] for name in WAYS}
     return {
         "accuracy": statistics.mean(right),
@@ -69,12 +69,13 @@ def measure(
         },
         **{f"share/{way or UNKNOWN}": count[way] / len(ways) for way in (*WAYS, None)},
         **{f"accuracy/{name}": statistics.mean(hits) for name, hits in of_way.items() if hits},
-        "way_entropy": _entropy([count[name] for name in WAYS]),
+        "way_entropy": entropy([count[name] for name in WAYS]),
         "way_entropy_of_a_question": within,
-        "word_entropy": entropy / len(asked) - within,
+        "word_entropy": nats / len(asked) - within,
     }
 
 
-def _entropy(counts: Sequence[int]) -> float:
+def entropy(counts: Sequence[float]) -> float:
+    """Of the shares that counts are, in nats."""
     total = sum(counts)
     return -sum(c / total * math.log(c / total) for c in counts if c) if total else 0.0

@@ -164,3 +164,22 @@ def test_a_policy_is_measured(tmp_path: Path) -> None:
     shown = log.read_text(errors="replace")
     for path in ("column", "coins", "number_line", "rounding"):
         assert path in shown
+
+
+def test_an_arm_of_the_locks_study_trains(tmp_path: Path) -> None:
+    study = ["python", str(DEMO.parents[1] / "tiny_locks" / "study"), "--out", str(tmp_path / "study")]
+    log = tmp_path / "log.txt"
+    results = tmp_path / "results"
+    for command in (
+        [*study, "stack", "--arms", "dra", "--seeds", "0", "--steps", "5"],
+        [*study, "plot", "--results", str(results)],
+    ):
+        done = isolated.run(command, log=log, cwd=tmp_path, environment={}, timeout_s=800)
+        shown = log.read_text(errors="replace")
+        assert done.returncode == 0, shown[-3000:]
+    (run,) = json.loads((results / "results.json").read_text())["stack"]
+    (block,) = run["training"]
+    # The starting model has 0.66 and shares of 0.51, 0.27, 0.18 and 0.03.
+    assert block["reward"] == pytest.approx(0.69, abs=0.06)
+    assert block["share/market"] == pytest.approx(0.5, abs=0.1)
+    assert "| DRA-GRPO | 0 | 5 | 0." in shown

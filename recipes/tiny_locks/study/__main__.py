@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tiny_locks.loop import Settings
-from tiny_locks.study import arms, report, train, wording
+from tiny_locks.study import arms, report, stack, train, wording
 from tiny_locks.task import LOCKS
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +32,12 @@ def main() -> int:
     run.add_argument("--steps", type=int, default=Settings.steps, help="of a run (%(default)s)")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     run.add_argument("--processes", type=int, default=2, metavar="N", help="runs side by side (%(default)s)")
+    real = commands.add_parser(
+        "stack", help="three arms of lock A through the real stack, one after the other, on a CPU"
+    )
+    real.add_argument("--arms", nargs="+", choices=stack.OVERRIDES, default=[*stack.OVERRIDES])
+    real.add_argument("--seeds", nargs="+", type=int, default=stack.SEEDS)
+    real.add_argument("--steps", type=int, default=Settings.steps, help="of a training (%(default)s)")
     plot = commands.add_parser("plot", help="results.json, pictures and the tables")
     plot.add_argument("--results", type=Path, default=HERE, help="where to put them (%(default)s)")
     commands.add_parser("wording", help="how encoders see the ways, into results.json")
@@ -44,6 +50,8 @@ def main() -> int:
     if options.command == "plot":
         report.report(options.out, options.results)
         return 0
+    if options.command == "stack":
+        return stack.train(stack.folder(options.out.resolve()), options.arms, options.seeds, options.steps)
     if options.locks and options.arms and options.seeds:
         runs = [arms.Run(*one) for one in product(options.locks, options.arms, options.seeds)]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 
 from tiny_locks.measure import K
 from tiny_locks.study.arms import ARMS, label
+from tiny_locks.study.stack import ways_of
 from tiny_locks.task import RARE, WAYS
 
 _COLOURS = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
@@ -23,9 +24,9 @@ _SHOWN = ("start", "grpo", "entropy_0.03", "kl_0.3", "unlikeliness", "dra")
 Made = Mapping[str, Sequence[dict[str, Any]]]
 
 
-def draw(runs: Mapping[str, Made], path: Path) -> None:
+def draw(runs: Mapping[str, Made], stack: Sequence[Mapping[str, Any]], path: Path) -> None:
     """All panels; those of locks without a run stay empty."""
-    figure, axes = plt.subplots(2, 4, figsize=(20, 9), layout="constrained")
+    figure, axes = plt.subplots(2, 5, figsize=(25, 9), layout="constrained")
     even, rare, switch = (runs.get(lock, {}) for lock in ("even", "rare", "switch"))
     _frontier(axes[0][0], even, "way_entropy", "A: entropy over ways (nats)")
     _frontier(axes[0][1], even, "word_entropy", "A: entropy of words, the way given (nats)")
@@ -35,6 +36,8 @@ def draw(runs: Mapping[str, Made], path: Path) -> None:
         _areas(axis, even.get(arm, ()), f"A: ways of {label(arm)}, mean of seeds")
     _curves(axes[1][2], even, "accuracy", "A: accuracy in training")
     _curves(axes[1][3], switch, "reward", "C: reward in training")
+    _beside(axes[0][4], even, stack, ways_of, "entropy over ways")
+    _beside(axes[1][4], even, stack, lambda block: block["reward"], "reward")
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
 
@@ -94,4 +97,23 @@ def _curves(axis: Any, made: Made, key: str, title: str) -> None:
             axis.plot([], [], color=_COLOUR[arm], label=label(arm))
     axis.set(title=title, xlabel="step", ylim=(0, 1))
     if made:
+        axis.legend(fontsize=7)
+
+
+def _beside(
+    axis: Any,
+    made: Made,
+    stack: Sequence[Mapping[str, Any]],
+    of_block: Callable[[Mapping[str, float]], float],
+    title: str,
+) -> None:
+    for arm in dict.fromkeys(run["arm"] for run in stack):
+        of_stack = [run for run in stack if run["arm"] == arm]
+        for runs, look in ((of_stack, {"lw": 1.8}), (made.get(arm, ()), {"lw": 0.6, "ls": "--"})):
+            for run in runs:
+                steps = [block["step"] for block in run["training"]]
+                axis.plot(steps, [of_block(block) for block in run["training"]], color=_COLOUR[arm], **look)
+        axis.plot([], [], color=_COLOUR[arm], label=label(arm))
+    axis.set(title=f"A: {title}, real stack (thick) and loop (dashed)", xlabel="step", ylim=(0, None))
+    if stack:
         axis.legend(fontsize=7)

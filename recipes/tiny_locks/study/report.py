@@ -13,10 +13,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from tiny_locks.study import wording
+from tiny_locks.study import stack, wording
 from tiny_locks.study.arms import Run, label, wanted
 from tiny_locks.study.train import DONE
-from tiny_locks.task import RARE
+from tiny_locks.task import LOCKS, RARE
 from verl_dra.evaluate.estimators import interval
 
 RESULTS = "results.json"
@@ -37,16 +37,21 @@ def report(out: Path, results: Path) -> None:
     What results.json says of other runs stays there: they may have been made elsewhere. Where `results` is the study's
     own folder, README's tables are renewed.
     """
-    finished = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/*/*/{DONE}"))]
+    finished = [json.loads(path.read_text()) for lock in LOCKS for path in sorted(out.glob(f"{lock}/*/*/{DONE}"))]
+    trained = [stack.measured(path.parent) for path in sorted(stack.folder(out).glob(f"*/*/{DONE}"))]
     kept = json.loads((results / RESULTS).read_text()) if (results / RESULTS).exists() else {"runs": []}
-    if not finished and not kept["runs"] and "wording" not in kept:
+    if not finished and not trained and not kept["runs"] and "wording" not in kept:
         sys.exit(f"no finished run is in {out} and no {RESULTS} in {results}; start `study run` first")
-    content = {**kept, "runs": merged(kept["runs"], finished)}
+    content = {
+        **kept,
+        "stack": _of_both(kept.get("stack", []), trained, ("arm", "seed")),
+        "runs": merged(kept["runs"], finished),
+    }
     results.mkdir(parents=True, exist_ok=True)
     write(results / RESULTS, content)
     from tiny_locks.study.pictures import draw
 
-    draw(by_lock(content["runs"]), results / "curves.png")
+    draw(by_lock(content["runs"]), content["stack"], results / "curves.png")
     shown = tables(content)
     sys.stdout.write(shown)
     if results.resolve() == README.parent / "study":
@@ -63,22 +68,29 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def merged(kept: Sequence[dict[str, Any]], finished: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs of both, of one that is in both the finished one; in the order of lock, arm and seed."""
-    runs = {(run["lock"], run["arm"], run["seed"]): run for run in (*kept, *finished)}
-    if len(starts := {run["start"] for run in runs.values()}) > 1:
+    runs = _of_both(kept, finished, ("lock", "arm", "seed"))
+    if len(starts := {run["start"] for run in runs}) > 1:
         sys.exit(
             f"the runs start from different models ({', '.join(sorted(starts))}), which one table can't compare; give "
             "--results a folder of its own"
         )
-    made = {json.dumps({**run["settings"], "steps": 0}, sort_keys=True) for run in runs.values()}
-    steps = {run["settings"]["steps"] for run in runs.values() if run["arm"] != "start"}
+    made = {json.dumps({**run["settings"], "steps": 0}, sort_keys=True) for run in runs}
+    steps = {run["settings"]["steps"] for run in runs if run["arm"] != "start"}
     how: dict[str, set[str]] = defaultdict(set)
-    for run in runs.values():
+    for run in runs:
         how[run["arm"]].add(json.dumps(run["how"], sort_keys=True))
     differ = [arm for arm, ways in how.items() if len(ways) > 1]
     if len(made) > 1 or len(steps) > 1 or differ:
         what = f"arms {', '.join(differ)}" if differ else f"steps {sorted(steps)} or settings"
         sys.exit(f"the runs differ in {what}, which one table can't compare; give --results a folder of its own")
-    return [runs[key] for key in sorted(runs)]
+    return runs
+
+
+def _of_both(
+    kept: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], key: Sequence[str]
+) -> list[dict[str, Any]]:
+    runs = {tuple(run[name] for name in key): run for run in (*kept, *fresh)}
+    return [runs[at] for at in sorted(runs)]
 
 
 def by_lock(runs: Sequence[dict[str, Any]]) -> Runs:
@@ -133,6 +145,8 @@ def tables(content: Mapping[str, Any]) -> str:
         ),
         f"{label(_AGAINST)} less another arm, of the seeds that both have:",
         _differences(plan["even"], runs.get("even", {}), ("accuracy", "way_entropy", "word_entropy", "locked/8")),
+        "The same lock through the real stack, beside the span of the loop's seeds:",
+        stack.table(content.get("stack", ()), runs.get("even", {})),
         "### Lock B, a rare better way",
         _table(
             plan["rare"],

@@ -135,7 +135,7 @@ def _train(path: Path, folder: Path, settings: Settings, device: str, run: Run) 
             break
         rows.append(trainer.step())
         if len(rows) == BLOCK:
-            blocks.append(_block(trainer.done, rows))
+            blocks.append(block_of(trainer.done, rows))
             rows = []
         if trainer.done % _SAVE_EVERY == 0:
             spent = seconds + time.process_time() - started
@@ -146,7 +146,7 @@ def _train(path: Path, folder: Path, settings: Settings, device: str, run: Run) 
     return {**result, "cpu_seconds": round(seconds + time.process_time() - started, 1)}
 
 
-def _block(step: int, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def block_of(step: int, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Means of some steps' rows, the last of which is `step`."""
     ways = sum((Counter(row["ways"]) for row in rows), Counter())
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "ways"}

@@ -67,6 +67,16 @@ def _is_done(path: Path, wanted: Mapping[str, Any]) -> bool:
     return True
 
 
+def seeds_of(seed: int) -> list[str]:
+    """Overrides that give every part of a training that seed."""
+    return [
+        f"data.seed={seed}",
+        f"actor_rollout_ref.rollout.seed={seed}",
+        f"actor_rollout_ref.actor.data_loader_seed={seed}",
+        f"actor_rollout_ref.actor.fsdp_config.seed={seed}",
+    ]
+
+
 def _run(folder: Path, run: Path, arm: str, seed: int, steps: int) -> int:
     overrides = [
         f"hydra.run.dir={run}",
@@ -74,10 +84,7 @@ def _run(folder: Path, run: Path, arm: str, seed: int, steps: int) -> int:
         f"trainer.total_training_steps={steps}",
         f"trainer.test_freq={EVERY}",
         f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
-        f"data.seed={seed}",
-        f"actor_rollout_ref.rollout.seed={seed}",
-        f"actor_rollout_ref.actor.data_loader_seed={seed}",
-        f"actor_rollout_ref.actor.fsdp_config.seed={seed}",
+        *seeds_of(seed),
         *ARMS[arm],
     ]
     with (run / "shown.txt").open("wb") as shown:
