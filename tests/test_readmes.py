@@ -54,7 +54,6 @@ _TRAINING = "tests/stack/test_training.py::test_sync_advantages_are_the_formula_
 _OWN = "tests/stack/test_training.py::test_unlikeliness_goes_by_the_policys_own_log_probs_in_a_trainer_of_ones_own"
 _DEMO = "tests/stack/test_demo.py::test_the_demo_trains_and_shows_little"
 _MULTIRUN = "tests/stack/test_demo.py::test_a_sweep_trains_every_point"
-_STUDY = "tests/stack/test_demo.py::test_the_study_trains_measures_and_goes_on"
 _LOCKS_STACK = "tests/stack/test_demo.py::test_an_arm_of_the_locks_study_trains"
 _LOCKS = "tests/test_tiny_locks.py::test_the_studys_commands_work"
 _SBATCH = "tests/slurm/test_ray_sbatch.py::test_two_jobs_share_the_nodes_and_each_has_both_of_its_own"
@@ -121,8 +120,6 @@ EXECUTED_BY = {
     "python recipes/tiny_paths/measure.py": "tests/stack/test_demo.py::test_a_policy_is_measured",
     "python recipes/tiny_paths/demo.py --multirun": _MULTIRUN,
     "python recipes/tiny_paths/demo.py": _DEMO,
-    "python recipes/tiny_paths/study": _STUDY,
-    "verl-dra report outputs/tiny_paths/study": _STUDY,
     "python recipes/tiny_locks/prepare.py": "tests/test_tiny_locks.py::test_the_folder_is_made_once",
     "python recipes/tiny_locks/study": _LOCKS,
     "python recipes/tiny_locks/study stack": _LOCKS_STACK,

@@ -38,7 +38,7 @@ from tiny_paths.task import (  # noqa: E402
 TINY = Settings(
     pretrain=PretrainSettings(hidden_size=32, heads=1, layers=1, intermediate_size=32, steps=2, practice_steps=1)
 )
-COLUMN = "Write 8 below 7, the column adds to 15, carry 1: 45.\nanswer 45"
+COLUMN = "Write 8 below 7, the column adds to 15, carry 1: 45."
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_a_slip_changes_the_answer_and_not_the_path(name: str) -> None:
 def test_worked_answers_read_as_written() -> None:
     assert [render(Question(37, 8), name) for name in STRATEGIES] == [
         COLUMN,
-        "Pay 3 dimes and 7 pennies, add 8 pennies, the purse holds 45 cents.\nanswer 45",
-        "A frog sits at 37 on the number line, leaps 8 steps right and lands on 45.\nanswer 45",
-        "Round 8 up to 10 for 47, then take the extra 2 back: 45.\nanswer 45",
+        "Pay 3 dimes and 7 pennies, add 8 pennies, the purse holds 45 cents.",
+        "A frog sits at 37 on the number line, leaps 8 steps right and lands on 45.",
+        "Round 8 up to 10 for 47, then take the extra 2 back: 45.",
     ]
 
 
@@ -93,10 +93,10 @@ def test_sampled_solutions_follow_shares_and_slip_rates() -> None:
     "text",
     [
         "",
-        "answer 45",
-        "Write 8 below 7.\nanswer 45",
-        "the column adds to 15\nanswer 45",  # half of a path's words
-        "the column adds to 15, carry 1, a frog leaps and lands\nanswer 45",  # two paths
+        "45.",
+        "Write 8 below 7.",
+        "the column adds to 15",  # half of a path's words
+        "the column adds to 15, carry 1, a frog leaps and lands",  # two paths
     ],
 )
 def test_texts_off_every_path_have_no_strategy(text: str) -> None:
@@ -121,18 +121,18 @@ def test_splits_are_disjoint_complete_and_the_same_every_time() -> None:
         (COLUMN, 1.0, "column"),
         (COLUMN + "\n", 1.0, "column"),
         (COLUMN.replace("45", "46"), 0.0, "column"),
-        ("answer 45", 1.0, "none"),
+        ("the purse holds 45 cents.", 1.0, "none"),
+        ("45.", 1.0, "none"),
         ("", 0.0, "none"),
-        ("answer", 0.0, "none"),
-        ("answer 4", 0.0, "none"),
-        ("answer 4 5", 0.0, "none"),
-        ("answer -45", 0.0, "none"),
-        ("answer 45.0", 0.0, "none"),
-        ("answer 45 cents", 0.0, "none"),
-        ("answer 44\nanswer 45", 0.0, "none"),  # two answers
-        ("the result is 45", 0.0, "none"),
-        ("answer ٤٥", 0.0, "none"),  # digits, but not ours
-        ("answer " + "9" * 5000, 0.0, "none"),
+        ("45", 0.0, "none"),  # cut off
+        (COLUMN[: COLUMN.index(":")], 0.0, "column"),
+        ("15, carry 1: 45", 0.0, "none"),
+        ("45. cents", 0.0, "none"),
+        ("145.", 0.0, "none"),
+        ("45.0.", 0.0, "none"),
+        ("45 and 46.", 0.0, "none"),
+        ("٤٥.", 0.0, "none"),  # digits, but not ours
+        ("9" * 5000 + ".", 0.0, "none"),
     ],
 )
 def test_reward_of_hand_worked_texts(text: str, score: float, strategy: str) -> None:

@@ -83,8 +83,7 @@ def split_questions(test_size: int, seed: int) -> tuple[list[Question], list[Que
 
 def render(question: Question, strategy: str, slip: int = 0) -> str:
     """The worked answer along one path; `slip` is added to the result."""
-    result = question.total + slip
-    return f"{STRATEGIES[strategy].work(question.a, question.b, result)}\nanswer {result}"
+    return STRATEGIES[strategy].work(question.a, question.b, question.total + slip)
 
 
 def sample_solution(question: Question, rng: random.Random) -> str:
@@ -107,6 +106,6 @@ def strategy_of(text: str) -> str | None:
 
 
 def answer_of(text: str) -> int | None:
-    """The final answer, or None unless the text says `answer` once and ends on `answer NUMBER`."""
-    found = re.search(r"\banswer (\d{1,4})\s*\Z", text, re.ASCII)
-    return int(found[1]) if found and len(re.findall(r"\banswer\b", text)) == 1 else None
+    """The last number of the work, which is the answer; None unless the text ends on a full stop."""
+    found = re.search(r"(?<!\d)(\d{1,4})[^\d.]*\.\s*\Z", text, re.ASCII)
+    return int(found[1]) if found else None

@@ -133,30 +133,6 @@ def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(line)["step"] == 2
 
 
-def test_the_study_trains_measures_and_goes_on(tmp_path: Path) -> None:
-    study = ["python", str(DEMO.with_name("study")), "--out", str(tmp_path / "study")]
-    run = [*study, "run", "--arms", "dra_grpo", "--seeds", "0", "--steps", "6"]
-    log = tmp_path / "log.txt"
-    for command in (run, run, [*study, "plot", "--results", str(tmp_path / "results")]):
-        done = isolated.run(command, log=log, cwd=tmp_path, environment={}, timeout_s=800)
-        shown = log.read_text(errors="replace")
-        assert done.returncode == 0, shown[-3000:]
-        if command is run:
-            seen = shown
-    assert "study/dra_grpo/0: done" in seen  # the second time
-    (result,) = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert sorted(result["validation"]) == ["0", "6"]
-    for point in result["validation"].values():
-        assert 0 < point["accuracy"] < point["pass@8"] <= 1
-        assert 0 < point["strategy_entropy"] < 1.39
-        assert 1 < point["effective_paths"] < 16
-    assert (tmp_path / "results" / "curves.png").stat().st_size > 10_000
-    assert "| DRA-GRPO | 1 | 6 |" in shown
-    report = ["verl-dra", "report", str(tmp_path / "study" / "dra_grpo" / "0"), "--text"]
-    assert isolated.run(report, log=log, cwd=tmp_path, environment={}, timeout_s=300).returncode == 0
-    assert "Different ways to answer" in log.read_text()
-
-
 def test_a_policy_is_measured(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     measure = ["python", str(DEMO.with_name("measure.py"))]

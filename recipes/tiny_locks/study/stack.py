@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tiny_paths.demo import environment
-from tiny_paths.study.train import seeds_of
 
 from tiny_locks.measure import entropy
 from tiny_locks.prepare import prepare
@@ -96,7 +95,10 @@ def command(prepared: Path, path: Path, arm: str, seed: int, steps: int) -> list
         f"trainer.rollout_data_dir={path / ROLLOUTS}",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
-        *seeds_of(seed),
+        f"data.seed={seed}",
+        f"actor_rollout_ref.rollout.seed={seed}",
+        f"actor_rollout_ref.actor.data_loader_seed={seed}",
+        f"actor_rollout_ref.actor.fsdp_config.seed={seed}",
         *OVERRIDES[arm],
     ]
 

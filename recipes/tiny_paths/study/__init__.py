@@ -1,1 +1,0 @@
-"""GRPO and Dr.GRPO with DRA and without, over seeds: does the policy keep its ways of reasoning?"""
