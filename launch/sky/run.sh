@@ -9,7 +9,7 @@ head=$(head -n 1 <<<"$SKYPILOT_NODE_IPS")
 port=${RAY_PORT:-6379} # SkyPilot's own Ray has 6380
 deadline=$((SECONDS + ${JOIN_TIMEOUT_S:-600}))
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
-: "${RAY_AUTH_TOKEN:?give it with --secret RAY_AUTH_TOKEN=...}"
+: "${RAY_AUTH_TOKEN:?export it, and give sky launch --secret RAY_AUTH_TOKEN}"
 
 end_ray() {
   kill "$ray" 2>/dev/null || true
