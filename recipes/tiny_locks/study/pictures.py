@@ -13,13 +13,15 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from tiny_locks.measure import K
-from tiny_locks.study.arms import ARMS, label
+from tiny_locks.study.arms import ARMS, BEST_ENTROPY, label
 from tiny_locks.study.stack import ways_of
 from tiny_locks.task import RARE, WAYS
 
 _COLOURS = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
 _COLOUR = {arm: _COLOURS[at % 20] for at, arm in enumerate(ARMS)} | {"start": "black"}
-_SHOWN = ("start", "grpo", "entropy_0.03", "kl_0.3", "unlikeliness", "dra")
+_SHOWN = ("start", "grpo", BEST_ENTROPY, "kl_0.3", "unlikeliness", "dra")
+_WORTH = 0.6
+"""Accuracy below which an arm is left out of frontiers, whose scale it would take."""
 
 Made = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -46,8 +48,23 @@ def _mean(run: Mapping[str, Any], key: str) -> float:
     return statistics.mean(point.get(key, 0.0) for point in run["checkpoints"])
 
 
+def front(even: Made, path: Path) -> None:
+    """README's picture: the ways of one run of GRPO and of DRA, and what all arms that learn have at the end."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for axis, arm in zip(axes[:2], ("grpo", "dra"), strict=True):
+        _areas(axis, even.get(arm, ())[:1], f"{label(arm)}: shares of ways")
+    trained = {arm: runs for arm, runs in even.items() if arm != "start"}
+    _frontier(axes[2], trained, "locked/8", "A: pass@8 where one way counts on each question")
+    axes[2].set(title="after 150 steps, each seed (small) and the mean")
+    axes[2].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    plt.close(figure)
+
+
 def _frontier(axis: Any, made: Made, key: str, title: str) -> None:
     for arm, runs in made.items():
+        if statistics.mean(_mean(run, "accuracy") for run in runs) < _WORTH:
+            continue
         across, up = [_mean(run, key) for run in runs], [_mean(run, "accuracy") for run in runs]
         colour = _COLOUR.get(arm, "grey")
         axis.scatter(across, up, s=8, color=colour, alpha=0.5)
