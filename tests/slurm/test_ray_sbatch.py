@@ -80,7 +80,7 @@ exit 1"""
 CONTAINER = """#!/bin/bash
 mount --make-rprivate /
 mkdir -p /run/host
-mount --bind /tmp /run/host
+mount --rbind /tmp /run/host
 mount -t tmpfs tmpfs /tmp
 for folder in $FOLDERS; do
   mkdir -p "$folder"
