@@ -2,8 +2,7 @@
 # Two Ray nodes in one set of namespaces: $1 is the interpreter of the second, in whose environment a package may be
 # missing. Then what `verl-dra doctor` says of them, and what it says when the second stands still.
 set -euo pipefail
-export RAY_worker_register_timeout_seconds=600
-start() { "$@" --num-cpus=8 --num-gpus=1 --disable-usage-stats >>nodes.log 2>&1 || { cat nodes.log; exit 90; }; }
+start() { "$@" --num-cpus=8 --num-gpus=1 --disable-usage-stats >>nodes.log 2>&1 || { cat nodes.log; exit 1; }; }
 start ray start --head --port=6379 --include-dashboard=false
 start env -u PYTHONPATH "$1" -m ray.scripts.scripts start --address=127.0.0.1:6379
 second=$(pgrep -n raylet)
