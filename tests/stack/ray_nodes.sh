@@ -9,13 +9,22 @@ second=$(pgrep -n raylet)
 set +e
 verl-dra doctor --address 127.0.0.1:6379 --json >both.json
 echo "BOTH $?"
-kill -STOP "$second"
-python - >stopped.json <<'PYTHON'
+python - "$second" >stopped.json <<'PYTHON'
 import json
+import os
+import signal
+import sys
 from dataclasses import asdict
+
+import ray
 
 from verl_dra.doctor.cluster import cluster
 
-print(json.dumps([asdict(check) for check in cluster(None, "127.0.0.1:6379", deadline_s=15)]))
+address = "127.0.0.1:6379"
+ray.init(address, log_to_driver=False)
+# Each node has started a worker then, and the other one answers soon.
+list(cluster(None, address, deadline_s=300))
+os.kill(int(sys.argv[1]), signal.SIGSTOP)
+print(json.dumps([asdict(check) for check in cluster(None, address, deadline_s=15)]))
 PYTHON
 echo "STOPPED $?"
