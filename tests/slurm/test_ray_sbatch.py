@@ -168,7 +168,8 @@ def test_ray_and_the_driver_meet_from_two_containers_with_the_mounts_that_readme
 
 def test_options_of_sbatch_are_not_taken_for_those_of_the_steps(slurm: Lab, work: Path) -> None:
     (work / "setup.sh").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
-    export = f"--export=DRA_SETUP={work}/setup.sh,DRA_TMP=/tmp/ray,PYTHONPATH,RAY_USAGE_STATS_ENABLED"
+    kept = "PYTHONPATH,RAY_USAGE_STATS_ENABLED,RAY_worker_register_timeout_seconds,RAY_memory_monitor_refresh_ms"
+    export = f"--export=DRA_SETUP={work}/setup.sh,DRA_TMP=/tmp/ray,{kept}"
     job = submit(slurm, work, options=("--nodes=2", "--gpus=16", export))
     ended = slurm.wait(job, seconds=180)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
