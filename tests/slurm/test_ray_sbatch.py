@@ -330,10 +330,9 @@ def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_sam
     out, checkpoints = work / "lr=1e-3, (it's) [a] #1", f"{work}/checkpoints #1/${{trainer.experiment_name}}"
     job = submit(slurm, work, "stay", "checkpoint", f"++trainer.default_local_dir='{checkpoints}'", DRA_OUTPUT=str(out))
     wait_for(work, job, "ready")
-    (out / "go_on").touch()
     # As Slurm does by #SBATCH --signal two minutes before the end.
     slurm.run("scancel", "--batch", "--signal=USR1", job)
-    resumed(slurm, work, job)
+    resumed(slurm, work, job, out)
     assert states(out) == [
         "running restart=0",
         "requeued exit=0 restart=0",
@@ -342,9 +341,10 @@ def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_sam
     ]
 
 
-def resumed(slurm: Lab, work: Path, job: str) -> None:
+def resumed(slurm: Lab, work: Path, job: str, out: Path) -> None:
     """Wait until the requeued job has run once more, to its end."""
     slurm.wait(job, "PENDING", seconds=120)
+    (out / "go_on").touch()
     # Slurm lets a requeued job wait for two minutes.
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(work, job, "ready", times=2)
@@ -356,9 +356,8 @@ def test_a_job_that_is_requeued_from_outside_starts_again_in_the_same_folder(slu
     job = submit(slurm, work, "stay")
     wait_for(work, job, "ready")
     out = work / "outputs" / "slurm" / job
-    (out / "go_on").touch()
     slurm.run("scontrol", "requeue", job)
-    resumed(slurm, work, job)
+    resumed(slurm, work, job, out)
     assert states(out) == [
         "running restart=0",
         "cancelled exit=1 restart=0",
