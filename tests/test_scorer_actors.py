@@ -396,7 +396,7 @@ def test_a_text_that_ends_the_process_ends_no_later_step(start: Callable[..., Ru
 
 
 def test_an_encoder_that_stays_broken_is_tried_until_the_deadline(start: Callable[..., Run]) -> None:
-    run = start("fake_encoders:BrokenForAWhileEncoder", deadline_s=120)
+    run = start("fake_encoders:BrokenForAWhileEncoder", deadline_s=500)
     texts = completions(groups=2)
     run.submit(texts)
     scores = run.vectors(texts)
@@ -468,9 +468,18 @@ def test_a_scorer_that_dies_while_it_loads_stops_the_start_at_once(start: Callab
     eventually(lambda: set(ray.util.list_named_actors()) <= before)
 
 
-def test_a_scorer_that_loads_for_too_long_is_not_said_to_lack_room(start: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_scorer_that_loads_for_too_long_is_not_said_to_lack_room(
+    start: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_until_ready = ScorerPool._wait_until_ready
+
+    def once_placed(pool: ScorerPool) -> None:
+        ray.get(pool.handles[0].__ray_ready__.remote())
+        wait_until_ready(pool)
+
+    monkeypatch.setattr(ScorerPool, "_wait_until_ready", once_placed)
     with pytest.raises(RuntimeError, match=r" 1 of them are placed and still load their encoder") as refusal:
-        start("fake_encoders:SlowToLoadEncoder", gate=tmp_path / "gate", placement_timeout_s=20)
+        start("fake_encoders:SlowToLoadEncoder", gate=tmp_path / "gate", placement_timeout_s=1)
     assert "not placed" not in str(refusal.value)
 
 
