@@ -12,7 +12,8 @@ from pathlib import Path
 import isolated
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+LIMIT_S = 3600
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = ROOT / "launch" / "ray" / "submit.sh"
@@ -49,7 +50,7 @@ def scenario(folder: Path, script: str, **environment: str) -> str:
         log=log,
         cwd=folder,
         environment={"SUBMIT": str(SUBMIT), "HEAD_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", **environment},
-        timeout_s=1100,
+        timeout_s=LIMIT_S,
     )
     shown = log.read_text(errors="replace")
     assert done.returncode == 0, shown[-6000:]
