@@ -20,6 +20,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A token file that an earlier local Ray left would switch authentication on (Ray 2.52 and later).
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray 2.60 gives up a worker that a busy machine needs more than 60 s to start.
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+# Ray ends workers where the machine's memory runs short, whoever took it.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 # What is shown is as wide as it comes: pytest's workers have it at 80.
 os.environ.pop("COLUMNS", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import ray
 from ray.exceptions import ActorUnavailableError
 
 HERE = Path(__file__).parent
+# Ray 2.60 gives a node 30 s to come up (_private/node.py), which a busy machine may not keep.
+NOT_UP = "The current node timed out during startup"
+TRIES = 3
 
 
 @contextmanager
@@ -24,7 +27,8 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
         options: further ones of `ray.init`.
     """
     path = [str(HERE), str(HERE / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ray.init(
+    come_up(
+        ray.init,
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
@@ -38,6 +42,17 @@ def local_ray(num_cpus: int, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def come_up(start: Callable[..., Any], **options: Any) -> Any:
+    """What `start` gives, which makes a node of Ray: called again where that does not come up."""
+    for _ in range(TRIES - 1):
+        try:
+            return start(**options)
+        except Exception as error:
+            if NOT_UP not in str(error):
+                raise
+    return start(**options)
 
 
 def process_of(scorer: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -101,9 +101,14 @@ def test_what_no_scorer_has_is_fetched_and_embedded_before_anybody_waits(pools: 
 
 
 def test_all_scorers_get_work_with_the_first_texts(pools: Pools) -> None:
-    texts = completions(2000)
-    fetch = Fetch(texts)
-    Asking(pools(LengthEncoder, replicas=4), list(texts), fetch).result()
+    texts, pool = completions(2000), pools(LengthEncoder, replicas=4)
+
+    def before() -> None:
+        if not fetch.calls:
+            wait([reply for handle in pool.handles for reply in handle._replies])  # each has said what it lacks
+
+    fetch = Fetch(texts, before)
+    Asking(pool, list(texts), fetch).result()
     assert {replica_of(call[0], 4) for call in fetch.calls[:4]} == {0, 1, 2, 3}
     assert all(len({replica_of(session, 4) for session in call}) == 1 for call in fetch.calls)
 

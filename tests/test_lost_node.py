@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from clients import all_sent
+from local_ray import come_up
 from processes import alive
 from ray.cluster_utils import Cluster
 
@@ -32,8 +33,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """Two nodes: processes of this machine, ended by their cluster."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-    cluster.add_node(num_cpus=4)
+    cluster = come_up(Cluster, initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    come_up(cluster.add_node, num_cpus=4)
     ray.init(address=cluster.address, namespace=f"nodes_{uuid.uuid4().hex}", log_to_driver=False)
     yield cluster
     ray.shutdown()

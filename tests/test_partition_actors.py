@@ -61,15 +61,18 @@ def found(came: StepGroupings) -> dict[str, list[list[float]]]:
     return {uid: matrix.tolist() for uid, matrix in came.similarity.items()}
 
 
-def looks(gate: Path, least: int, seconds: float = 60) -> list[tuple[int, str]]:
-    """Process and group of the looks that have begun, when there are so many."""
-    deadline, path = time.monotonic() + seconds, gate.with_suffix(".looks")
-    while True:
-        lines = path.read_text().splitlines() if path.exists() else []
-        if len(lines) >= least:
-            return [(int(line.split()[0]), line.split()[1]) for line in lines]
+def eventually(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def looks(gate: Path, least: int) -> list[tuple[int, str]]:
+    """Process and group of the looks that have begun, when there are so many."""
+    path = gate.with_suffix(".looks")
+    eventually(lambda: path.exists() and len(path.read_text().splitlines()) >= least)
+    return [(int(line.split()[0]), line.split()[1]) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("how", ["sigkill", "gone for good"])
@@ -98,8 +101,11 @@ def test_a_group_that_ends_its_process_takes_no_other_with_it(
 ) -> None:
     gate = tmp_path / "gate"
     gate.touch()
-    pool = start("fake_partitions:Gated", "unadjusted", model=str(gate), concurrency=8, deadline_s=10)
-    came = ask(pool, [*SOME, group("end", END, "draw")]).result()
+    pool = start("fake_partitions:Gated", "unadjusted", model=str(gate), concurrency=8)
+    looking = ask(pool, [*SOME, group("end", END, "draw")])
+    eventually(lambda: len(looking._similarity) == len(SOME))
+    pool.config.deadline_s = 1
+    came = looking.result()
     assert found(came) == {group.uid: MATRIX for group in SOME}
     assert not came.knows("end")
 
@@ -107,13 +113,15 @@ def test_a_group_that_ends_its_process_takes_no_other_with_it(
 def test_who_hangs_is_started_again_after_the_deadline(start: Callable[..., PartitionPool], tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     pool = start("fake_partitions:Gated", model=str(gate), concurrency=2, deadline_s=1)
-    with pytest.raises(NoScoresError, match=r"nothing of 6 groups: .*dra\.partition\.deadline_s=1 s have passed"):
-        ask(pool, SOME).result()
+    looking = ask(pool, SOME)
     pid = looks(gate, 2)[0][0]
+    with pytest.raises(NoScoresError, match=r"nothing of 6 groups: .*dra\.partition\.deadline_s=1 s have passed"):
+        looking.result()
     gate.touch()
     while alive(pid):
         time.sleep(0.02)
     process_of(pool.handles[0])
+    pool.config.deadline_s = 300
     assert found(ask(pool, SOME).result()) == {group.uid: MATRIX for group in SOME}
     assert {of for of, _ in looks(gate, 2)} != {pid}
 

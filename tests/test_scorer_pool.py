@@ -313,7 +313,7 @@ def test_a_process_that_ends_while_it_loads_is_said_to_have() -> None:
 
 def test_only_shown_vectors_of_a_scorer_that_is_lost_or_silent_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with pool_of() as (pool, ray), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("verl_dra.scorer.asking._GRACE_S", 0.05)
+        patch.setattr("verl_dra.scorer.asking._GRACE_S", 2)
         know_already(pool, TEXTS)
         submit(pool, TEXTS)
         ray.faults["s_0"].append("dies")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import fields
@@ -96,12 +96,9 @@ def test_what_a_scorer_does_goes_into_its_metrics_once(restarted: bool, monkeypa
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A Ray of the test's own that shows its metrics on a port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with local_ray(num_cpus=4, _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 200}):
-        yield port
+    """Where a Ray of the test's own shows its metrics."""
+    with local_ray(num_cpus=4, _system_config={"metrics_report_interval_ms": 200}):
+        yield ray.nodes()[0]["MetricsExportPort"]
 
 
 @pytest.mark.slow
@@ -132,7 +129,8 @@ def test_prometheus_can_read_what_the_scorers_do(port: int) -> None:
 
 def eventually_shows(port: int, expected: dict[str, float], scorer: str) -> None:
     shown: dict[str, float] = {}
-    for _ in range(400):
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
             text = page.read().decode()
         for name, labels, value in re.findall(r"^ray_dra_scorer_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
@@ -140,4 +138,5 @@ def eventually_shows(port: int, expected: dict[str, float], scorer: str) -> None
                 shown[name] = float(value)
         if all(shown.get(name) == value for name, value in expected.items()):
             return
+        time.sleep(0.2)
     assert {name: shown.get(name) for name in expected} == expected

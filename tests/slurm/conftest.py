@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import lab
 import pytest
@@ -26,10 +24,9 @@ def _nothing_is_left(slurm: lab.Lab) -> Iterator[None]:
     def left() -> list[str]:
         jobs = slurm.run("squeue", "--noheader").stdout.splitlines()
         processes = slurm.processes(f"raylet|gcs_server|ray::|verl_dra.job|{sys.prefix}/")
-        return [*jobs, *processes, *map(str, Path("/tmp/ray").glob("ray_[0-9]*"))]
+        folders = slurm.run("find", "/tmp/ray", "-maxdepth", "1", "-name", "ray_[0-9]*").stdout.splitlines()
+        return [*jobs, *processes, *folders]
 
-    for folder in Path("/tmp/ray").glob("ray_[0-9]*"):  # of a run of the tests that was killed
-        shutil.rmtree(folder)
     yield
     try:
         lab.wait_until(lambda: not left(), 60, lambda: "\n".join(left()))

@@ -80,7 +80,7 @@ exit 1"""
 CONTAINER = """#!/bin/bash
 mount --make-rprivate /
 mkdir -p /run/host
-mount --bind /tmp /run/host
+mount --rbind /tmp /run/host
 mount -t tmpfs tmpfs /tmp
 for folder in $FOLDERS; do
   mkdir -p "$folder"
@@ -168,7 +168,8 @@ def test_ray_and_the_driver_meet_from_two_containers_with_the_mounts_that_readme
 
 def test_options_of_sbatch_are_not_taken_for_those_of_the_steps(slurm: Lab, work: Path) -> None:
     (work / "setup.sh").write_text(f"PATH={Path(sys.executable).parent}:$PATH\n")
-    export = f"--export=DRA_SETUP={work}/setup.sh,DRA_TMP=/tmp/ray,PYTHONPATH,RAY_USAGE_STATS_ENABLED"
+    kept = "PYTHONPATH,RAY_USAGE_STATS_ENABLED,RAY_worker_register_timeout_seconds,RAY_memory_monitor_refresh_ms"
+    export = f"--export=DRA_SETUP={work}/setup.sh,DRA_TMP=/tmp/ray,{kept}"
     job = submit(slurm, work, options=("--nodes=2", "--gpus=16", export))
     ended = slurm.wait(job, seconds=180)
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), shown(work, job)[-3000:]
@@ -329,10 +330,9 @@ def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_sam
     out, checkpoints = work / "lr=1e-3, (it's) [a] #1", f"{work}/checkpoints #1/${{trainer.experiment_name}}"
     job = submit(slurm, work, "stay", "checkpoint", f"++trainer.default_local_dir='{checkpoints}'", DRA_OUTPUT=str(out))
     wait_for(work, job, "ready")
-    (out / "go_on").touch()
     # As Slurm does by #SBATCH --signal two minutes before the end.
     slurm.run("scancel", "--batch", "--signal=USR1", job)
-    resumed(slurm, work, job)
+    resumed(slurm, work, job, out)
     assert states(out) == [
         "running restart=0",
         "requeued exit=0 restart=0",
@@ -341,9 +341,10 @@ def test_near_its_time_limit_a_run_that_made_a_checkpoint_is_requeued_in_the_sam
     ]
 
 
-def resumed(slurm: Lab, work: Path, job: str) -> None:
+def resumed(slurm: Lab, work: Path, job: str, out: Path) -> None:
     """Wait until the requeued job has run once more, to its end."""
     slurm.wait(job, "PENDING", seconds=120)
+    (out / "go_on").touch()
     # Slurm lets a requeued job wait for two minutes.
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(work, job, "ready", times=2)
@@ -355,9 +356,8 @@ def test_a_job_that_is_requeued_from_outside_starts_again_in_the_same_folder(slu
     job = submit(slurm, work, "stay")
     wait_for(work, job, "ready")
     out = work / "outputs" / "slurm" / job
-    (out / "go_on").touch()
     slurm.run("scontrol", "requeue", job)
-    resumed(slurm, work, job)
+    resumed(slurm, work, job, out)
     assert states(out) == [
         "running restart=0",
         "cancelled exit=1 restart=0",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A controller and two nodes of a real Slurm on this machine, each node in namespaces of its own: its address, host
-# name, processes, /dev/shm and temp folder for Ray. Runs as process 1 of a namespace whose end ends all of it.
+# name, processes and /dev/shm; /tmp/ray is the lab's. Runs as process 1 of a namespace whose end ends all of it.
 # Usage: two_nodes.sh LAB, the folder that tests/slurm/lab.py filled.
 set -euo pipefail
 lab=$1
@@ -9,6 +9,8 @@ hostname ctl
 mount --bind "$lab/hosts" /etc/hosts
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
+mkdir -p /tmp/ray
+mount -t tmpfs tmpfs /tmp/ray
 ip link set lo up
 ip link add br0 type bridge
 ip address add 10.77.0.254/24 dev br0
@@ -24,7 +26,6 @@ node() {
   # shellcheck disable=SC2016
   exec nsenter --net="/run/netns/$1" unshare --uts --pid --mount --ipc --fork --kill-child --mount-proc bash -c '
     hostname "$1"
-    mkdir -p /tmp/ray
     mount -t tmpfs tmpfs /dev/shm
     mount -t tmpfs tmpfs /run
     slurmd -D -N "$1" -f "$SLURM_CONF" >"$2/slurmd-$1.out" 2>&1

@@ -12,7 +12,8 @@ import pytest
 from verl_dra.cli import main
 from verl_dra.training.meanings import METRICS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LIMIT_S = 2700
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
 
 DEMO = Path(__file__).resolve().parents[2] / "recipes" / "tiny_paths" / "demo.py"
 
@@ -24,7 +25,7 @@ def demo(tmp_path: Path, *overrides: str) -> tuple[int, str]:
         log=log,
         cwd=tmp_path,
         environment={},
-        timeout_s=800,
+        timeout_s=LIMIT_S,
     )
     return done.returncode, log.read_text(errors="replace")
 
@@ -136,7 +137,7 @@ def test_a_sweep_trains_every_point(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_policy_is_measured(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     measure = ["python", str(DEMO.with_name("measure.py"))]
-    assert isolated.run(measure, log=log, cwd=tmp_path, environment={}, timeout_s=500).returncode == 0
+    assert isolated.run(measure, log=log, cwd=tmp_path, environment={}, timeout_s=LIMIT_S).returncode == 0
     shown = log.read_text(errors="replace")
     for path in ("column", "coins", "number_line", "rounding"):
         assert path in shown
@@ -150,7 +151,7 @@ def test_an_arm_of_the_locks_study_trains(tmp_path: Path) -> None:
         [*study, "stack", "--arms", "dra", "--seeds", "0", "--steps", "5"],
         [*study, "plot", "--results", str(results)],
     ):
-        done = isolated.run(command, log=log, cwd=tmp_path, environment={}, timeout_s=800)
+        done = isolated.run(command, log=log, cwd=tmp_path, environment={}, timeout_s=LIMIT_S)
         shown = log.read_text(errors="replace")
         assert done.returncode == 0, shown[-3000:]
     (run,) = json.loads((results / "results.json").read_text())["stack"]

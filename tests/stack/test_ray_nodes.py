@@ -14,7 +14,6 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCENARIO = Path(__file__).with_name("ray_nodes.sh")
-NO_NODES = 90
 
 
 def interpreter_without_the_package(folder: Path) -> Path:
@@ -33,17 +32,13 @@ def interpreter_without_the_package(folder: Path) -> Path:
 def test_a_node_without_the_package_and_one_that_stands_still_are_named(tmp_path: Path) -> None:
     python = interpreter_without_the_package(tmp_path / "venv")
     log = tmp_path / "log.txt"
-    # Ray 2.60 gives a node 30 s to come up (_private/node.py), which a busy machine may not keep.
-    for _ in range(3):
-        done = isolated.run(
-            ["bash", str(SCENARIO), str(python)],
-            log=log,
-            cwd=tmp_path,
-            environment={"VERL_PLATFORM": "cpu"},
-            timeout_s=800,
-        )
-        if done.returncode != NO_NODES:
-            break
+    isolated.run(
+        ["bash", str(SCENARIO), str(python)],
+        log=log,
+        cwd=tmp_path,
+        environment={"VERL_PLATFORM": "cpu"},
+        timeout_s=800,
+    )
     shown = log.read_text(errors="replace")
     assert "BOTH 1\n" in shown, shown[-3000:]
     checks = json.loads((tmp_path / "both.json").read_text())["checks"]

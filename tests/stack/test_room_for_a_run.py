@@ -4,7 +4,6 @@ configuration, whose default of storage units the CPU platform lowers."""
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import isolated
@@ -13,7 +12,6 @@ import toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-NO_HEAD = 90
 RUN = [
     "+platform=cpu",
     "data.max_prompt_length=64",
@@ -75,7 +73,7 @@ HEAD = """
 set -euo pipefail
 head() {
   ray start --head --port=6379 --node-ip-address=127.0.0.1 --num-cpus=8 --num-gpus=2 --include-dashboard=false \
-    --disable-usage-stats "$@" || exit 90
+    --disable-usage-stats "$@"
 }
 """
 
@@ -90,19 +88,13 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def run(tmp_path: Path, command: list[str], **environment: str) -> tuple[int, str]:
     log = tmp_path / "log.txt"
-    # Ray 2.60 gives a node 30 s to come up (_private/node.py), which a busy machine may not keep.
-    for _ in range(3):
-        done = isolated.run(command, log, tmp_path, {"VERL_PLATFORM": "cpu", **environment}, timeout_s=300)
-        if done.returncode != NO_HEAD:
-            break
+    done = isolated.run(command, log, tmp_path, {"VERL_PLATFORM": "cpu", **environment}, timeout_s=300)
     return done.returncode, log.read_text(errors="replace")
 
 
 def test_a_ray_of_its_own(tmp_path: Path, overrides: list[str]) -> None:
     few = ["ray_kwargs.ray_init.num_cpus=8", "ray_kwargs.ray_init.num_gpus=2"]
-    start = time.monotonic()
     status, shown = run(tmp_path, ["verl-dra", "train", *overrides, *few])
-    assert time.monotonic() - start < 120
     assert status == 1, shown
     assert f"GPUs and CPUs: it books {NEEDS}this machine: 18 CPUs are needed on the node, or the run" in shown
     assert "set ray_kwargs.ray_init.num_cpus=18" in shown

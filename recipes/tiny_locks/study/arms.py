@@ -39,8 +39,8 @@ ARMS: dict[str, Arm] = {
 CONTROLS: dict[str, Arm] = {"four_updates": replace(GRPO, updates=4)}
 """What `clip_higher` is held beside: as many updates, and veRL's own clipping."""
 
-BEST_ENTROPY = "entropy_0.03"
-"""The bonus that goes into the parts after the first: to be the best of lock A."""
+BEST_ENTROPY = "entropy_0.1"
+"""The bonus that goes into the parts after the first: the one with the highest locked pass@8 of lock A."""
 
 OFF_AFTER = 2 / 3
 """Share of a run's steps after which the arms of `off` are GRPO."""
