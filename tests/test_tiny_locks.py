@@ -300,7 +300,7 @@ def test_arms_are_off_from_two_thirds_on(encoder: Any) -> None:
 
 def test_the_list_is_the_studys() -> None:
     runs = wanted()
-    assert len(runs) == len(set(runs)) == 3 + 48 + 15 + 28 + 16 + 3
+    assert len(runs) == len(set(runs)) == 3 + 48 + 15 + 28 + 16 + 3 + 6
     assert [run.arm for run in runs[1:17]] == list(ARMS)
     assert {run.seed for run in runs[:17]} == {0}
     assert len(ARMS) == 16
@@ -494,7 +494,7 @@ def test_tables_say_means_differences_and_what_is_missing() -> None:
     runs = [made("even", "grpo", seed, way_entropy=0.3 + 0.01 * seed, accuracy=0.95 - 0.1 * seed) for seed in range(3)]
     runs += [made("even", "dra", seed, way_entropy=1.3) for seed in range(2)]
     shown = tables({"runs": merged([], runs)})
-    assert "5 of 113 runs are made." in shown
+    assert "5 of 119 runs are made." in shown
     assert "| GRPO | 0.850 (0.7" in shown
     assert "| KL 0.3 |  |  |  |  |  |  | 0 | 0, 1, 2 |" in shown
     assert "| 2 | 2, 3, 4, 5 |" in shown, "the seeds of DRA that are missing"
@@ -524,7 +524,8 @@ def test_runs_of_another_machine_stay_in_the_results(tmp_path: Path, capsys: pyt
     assert [(run["lock"], run["arm"]) for run in kept["runs"]] == [("even", "grpo"), ("rare", "dra")]
     report(tmp_path / "nowhere", tmp_path)
     assert shown.endswith(capsys.readouterr().out)
-    assert (tmp_path / "curves.png").stat().st_size > 1000
+    for picture in ("curves.png", "front.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
 
 
 def test_runs_that_cant_be_compared_are_refused() -> None:

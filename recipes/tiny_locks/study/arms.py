@@ -39,6 +39,9 @@ ARMS: dict[str, Arm] = {
 CONTROLS: dict[str, Arm] = {"four_updates": replace(GRPO, updates=4)}
 """What `clip_higher` is held beside: as many updates, and veRL's own clipping."""
 
+AFTERWARDS = ("dra_correct", "dra_clusters")
+"""What got more seeds than planned, as three of lock A had it above GRPO in accuracy."""
+
 BEST_ENTROPY = "entropy_0.1"
 """The bonus that goes into the parts after the first: the one with the highest locked pass@8 of lock A."""
 
@@ -97,6 +100,7 @@ def wanted() -> list[Run]:
         *(Run("rare", arm, seed) for seed in range(4) for arm in (*some, *off)),
         *(Run("switch", arm, seed) for seed in range(4) for arm in some),
         *(Run("even", arm, seed) for seed in range(3) for arm in CONTROLS),
+        *(Run("even", arm, seed) for seed in range(3, 6) for arm in AFTERWARDS),
     ]
 
 

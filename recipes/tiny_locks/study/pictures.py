@@ -55,8 +55,9 @@ def front(even: Made, path: Path) -> None:
         _areas(axis, even.get(arm, ())[:1], f"{label(arm)}: shares of ways")
     trained = {arm: runs for arm, runs in even.items() if arm != "start"}
     _frontier(axes[2], trained, "locked/8", "A: pass@8 where one way counts on each question")
-    axes[2].set(title="after 150 steps, each seed (small) and the mean")
-    axes[2].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[2].set(title="at the end: each seed (small) and the mean")
+    if trained:
+        axes[2].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
 

@@ -25,7 +25,8 @@ START, END = "<!-- made by `study plot` -->\n", "<!-- end -->"
 FOUND_SHARE, FOUND_ACCURACY = 0.2, 0.8
 RECOVERED = 0.9
 _DRAWS = 2000
-_AGAINST = "dra"
+_COMPARED = ("dra", "dra_correct")
+"""What the others are held against; the second since three seeds of lock A were seen."""
 
 Runs = Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]
 """By lock and arm, in the order of their seeds."""
@@ -49,9 +50,11 @@ def report(out: Path, results: Path) -> None:
     }
     results.mkdir(parents=True, exist_ok=True)
     write(results / RESULTS, content)
-    from tiny_locks.study.pictures import draw
+    from tiny_locks.study import pictures
 
-    draw(by_lock(content["runs"]), content["stack"], results / "curves.png")
+    made = by_lock(content["runs"])
+    pictures.draw(made, content["stack"], results / "curves.png")
+    pictures.front(made.get("even", {}), results / "front.png")
     shown = tables(content)
     sys.stdout.write(shown)
     if results.resolve() == README.parent / "study":
@@ -143,8 +146,13 @@ def tables(content: Mapping[str, Any]) -> str:
                 "locked pass@64": _mean_of("locked/64"),
             },
         ),
-        f"{label(_AGAINST)} less another arm, of the seeds that both have:",
-        _differences(plan["even"], runs.get("even", {}), ("accuracy", "way_entropy", "word_entropy", "locked/8")),
+        *(
+            f"{label(arm)} less another arm, of the seeds that both have:\n\n"
+            + _differences(
+                arm, plan["even"], runs.get("even", {}), ("accuracy", "way_entropy", "word_entropy", "locked/8")
+            )
+            for arm in _COMPARED
+        ),
         "The same lock through the real stack, beside the span of the loop's seeds:",
         stack.table(content.get("stack", ()), runs.get("even", {})),
         "### Lock B, a rare better way",
@@ -158,8 +166,8 @@ def tables(content: Mapping[str, Any]) -> str:
                 "found": lambda of: f"{sum(map(found, of))} of {len(of)}",
             },
         ),
-        f"{label(_AGAINST)} less another arm:",
-        _differences(plan["rare"], runs.get("rare", {}), ("reward", f"share/{RARE}")),
+        f"{label('dra')} less another arm:",
+        _differences("dra", plan["rare"], runs.get("rare", {}), ("reward", f"share/{RARE}")),
         "### Lock C, switch",
         _table(
             plan["switch"],
@@ -195,16 +203,16 @@ def _table(
 
 
 def _differences(
-    plan: Mapping[str, Sequence[int]], made: Mapping[str, Sequence[dict[str, Any]]], keys: Sequence[str]
+    ours: str, plan: Mapping[str, Sequence[int]], made: Mapping[str, Sequence[dict[str, Any]]], keys: Sequence[str]
 ) -> str:
     """Paired by seed; bold where the interval excludes 0. Empty where nothing can be compared."""
-    ours = {run["seed"]: run for run in made.get(_AGAINST, ())}
+    of_ours = {run["seed"]: run for run in made.get(ours, ())}
     lines = []
     for arm in plan:
-        theirs = {run["seed"]: run for run in made.get(arm, ()) if run["seed"] in ours}
-        if arm in (_AGAINST, "start") or len(theirs) < 2:
+        theirs = {run["seed"]: run for run in made.get(arm, ()) if run["seed"] in of_ours}
+        if arm in (ours, "start") or len(theirs) < 2:
             continue
-        cells = [_difference([at_end(ours[s], key) - at_end(run, key) for s, run in theirs.items()]) for key in keys]
+        cells = [_difference([at_end(of_ours[s], key) - at_end(run, key) for s, run in theirs.items()]) for key in keys]
         lines.append(f"| {label(arm)} | {' | '.join(cells)} | {len(theirs)} |")
     names = [{"way_entropy": "entropy over ways", "word_entropy": "entropy of words"}.get(key, key) for key in keys]
     header = [
