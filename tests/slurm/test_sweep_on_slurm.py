@@ -17,7 +17,7 @@ from tiny_paths.demo import HERE as RECIPE
 from tiny_paths.demo import environment
 from tiny_paths.prepare import prepare
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(4500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 # In the place of ray.sbatch: fails at point 1 until told to go on.
 SCRIPT = """#!/usr/bin/env bash
@@ -129,7 +129,7 @@ def test_two_points_train_each_on_a_ray_cluster_of_its_own(slurm: Lab, tmp_path:
     ).stdout
     assert "submitted 2 points" in shown
     try:
-        shown = wait_for(slurm, out, ["completed"] * 2, 3600)
+        shown = wait_for(slurm, out, ["completed"] * 2, 1200)
     except LabError:
         sys.stderr.write("".join(path.read_text()[-3000:] for path in out.glob("*/*.out")))
         raise

@@ -19,10 +19,10 @@ import partition_toys
 import pytest
 import torch
 import toy
-from test_training import LIMIT_S, assert_advantages_of, train
+from test_training import assert_advantages_of, train
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def recomputed_by_pairs(step: dict[str, Any], toy_folder: Path, classifier: Path) -> np.ndarray:

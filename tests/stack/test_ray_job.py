@@ -12,8 +12,7 @@ from pathlib import Path
 import isolated
 import pytest
 
-LIMIT_S = 3600
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = ROOT / "launch" / "ray" / "submit.sh"
@@ -50,7 +49,7 @@ def scenario(folder: Path, script: str, **environment: str) -> str:
         log=log,
         cwd=folder,
         environment={"SUBMIT": str(SUBMIT), "HEAD_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", **environment},
-        timeout_s=LIMIT_S,
+        timeout_s=1100,
     )
     shown = log.read_text(errors="replace")
     assert done.returncode == 0, shown[-6000:]
