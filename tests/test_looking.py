@@ -191,8 +191,9 @@ def test_nothing_is_given_up_while_nobody_waits() -> None:
     away, tries = threading.Event(), threading.Semaphore(0)
 
     def look(of: PromptGroup) -> Grouping:
+        there = away.is_set()
         tries.release()
-        if not away.is_set():
+        if not there:
             raise PartitionUnavailableError("not yet")
         return by_first_word(of)
 
@@ -202,6 +203,7 @@ def test_nothing_is_given_up_while_nobody_waits() -> None:
             assert tries.acquire(timeout=30)
         pool.config.deadline_s = 60
         away.set()
+        assert tries.acquire(timeout=30)
         assert looking.result().similarity["u0"].tolist() == MATRIX
 
 

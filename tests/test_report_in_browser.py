@@ -43,8 +43,9 @@ class Browser:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def wait(self, condition: Any) -> None:
-        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
+    def wait(self, condition: Any) -> Any:
+        """What the condition gives, once that is true."""
+        return WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -71,21 +72,13 @@ class Browser:
         """The traces of a plot, once it has been drawn because it was scrolled to."""
         # Plotly keeps numbers as it likes; those that are drawn are plain. It is scrolled to each time, as the page may
         # have put another in its place.
-        traces: list[dict[str, Any]] = []
-
-        def asked() -> bool:
-            found = self.js(
-                "const plot = document.getElementById(arguments[0]); plot?.scrollIntoView();"
-                "return plot?.data?.map(t => ({name: t.name, type: t.type, "
-                "x: Array.from(t.x), y: Array.from(t.y), z: t.z && Array.from(t.z), colour: t.line && t.line.color, "
-                "width: t.line && t.line.width}))",
-                plot,
-            )
-            traces[:] = found or []
-            return found is not None
-
-        self.wait(asked)
-        return traces
+        code = (
+            "const plot = document.getElementById(arguments[0]); plot?.scrollIntoView();"
+            "return plot?.data?.map(t => ({name: t.name, type: t.type, "
+            "x: Array.from(t.x), y: Array.from(t.y), z: t.z && Array.from(t.z), colour: t.line && t.line.color, "
+            "width: t.line && t.line.width}))"
+        )
+        return self.wait(lambda: self.js(code, plot))
 
     @property
     def step(self) -> str:
@@ -195,7 +188,8 @@ def test_a_prompt_is_shown_side_by_side_for_two_runs_step_by_step(browser: Brows
     browser.press(Keys.ARROW_LEFT)
     browser.wait(lambda: browser.texts(".side > h3") == ["dra, validation, step 3", "grpo, validation, step 3"])
     browser.press("/", *"Question 0", Keys.ESCAPE)
-    browser.wait(lambda: "has no such prompt at step 3" in "".join(browser.texts(".side:nth-child(2)")))
+    missing = "has no such prompt at step 3"
+    browser.wait(lambda: [missing in side for side in browser.texts(".side")] == [False, True])
     browser.press("b")
     browser.wait(lambda: browser.texts(".side") == [])
 

@@ -435,7 +435,7 @@ def test_scorers_that_stand_still_keep_no_step_beyond_its_deadline_and_are_start
     before = time.monotonic()
     texts = completions()
     scores = run.vectors(texts)
-    assert time.monotonic() - before < 60
+    assert time.monotonic() - before < 12
     assert unscored(scores, texts) == 8
     eventually(lambda: not any(map(alive, pids)))
     run.pool.config.deadline_s = 300

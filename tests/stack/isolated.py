@@ -38,6 +38,6 @@ def run(
                 timeout=timeout_s,
                 check=False,
             )
-        if NOT_UP not in log.read_text(errors="replace"):
+        if done.returncode == 0 or NOT_UP not in log.read_text(errors="replace"):
             break
     return done

@@ -86,15 +86,15 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*RUN, *files, f"actor_rollout_ref.model.path={folder}/model"]
 
 
-def run(tmp_path: Path, command: list[str], **environment: str) -> tuple[int, str]:
+def run(tmp_path: Path, command: list[str], timeout_s: float = 300, **environment: str) -> tuple[int, str]:
     log = tmp_path / "log.txt"
-    done = isolated.run(command, log, tmp_path, {"VERL_PLATFORM": "cpu", **environment}, timeout_s=300)
+    done = isolated.run(command, log, tmp_path, {"VERL_PLATFORM": "cpu", **environment}, timeout_s)
     return done.returncode, log.read_text(errors="replace")
 
 
 def test_a_ray_of_its_own(tmp_path: Path, overrides: list[str]) -> None:
     few = ["ray_kwargs.ray_init.num_cpus=8", "ray_kwargs.ray_init.num_gpus=2"]
-    status, shown = run(tmp_path, ["verl-dra", "train", *overrides, *few])
+    status, shown = run(tmp_path, ["verl-dra", "train", *overrides, *few], timeout_s=120)
     assert status == 1, shown
     assert f"GPUs and CPUs: it books {NEEDS}this machine: 18 CPUs are needed on the node, or the run" in shown
     assert "set ray_kwargs.ray_init.num_cpus=18" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib import pyplot as plt
 
 from tiny_locks.measure import K
 from tiny_locks.study.arms import ARMS, BEST_ENTROPY, label
+from tiny_locks.study.report import at_end
 from tiny_locks.study.stack import ways_of
 from tiny_locks.task import RARE, WAYS
 
@@ -40,13 +42,9 @@ def draw(runs: Mapping[str, Made], stack: Sequence[Mapping[str, Any]], path: Pat
     _curves(axes[1][2], even, "accuracy", "A: accuracy in training")
     _curves(axes[1][3], switch, "reward", "C: reward in training")
     _beside(axes[0][4], even, stack, ways_of, "entropy over ways")
-    _beside(axes[1][4], even, stack, lambda block: block["reward"], "reward")
+    _beside(axes[1][4], even, stack, itemgetter("reward"), "reward")
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
-
-
-def _mean(run: Mapping[str, Any], key: str) -> float:
-    return statistics.mean(point.get(key, 0.0) for point in run["checkpoints"])
 
 
 def front(even: Made, path: Path) -> None:
@@ -65,9 +63,9 @@ def front(even: Made, path: Path) -> None:
 
 def _frontier(axis: Any, made: Made, key: str, title: str) -> None:
     for arm, runs in made.items():
-        if statistics.mean(_mean(run, "accuracy") for run in runs) < _WORTH:
+        across, up = [at_end(run, key) for run in runs], [at_end(run, "accuracy") for run in runs]
+        if statistics.mean(up) < _WORTH:
             continue
-        across, up = [_mean(run, key) for run in runs], [_mean(run, "accuracy") for run in runs]
         colour = _COLOUR.get(arm, "grey")
         axis.scatter(across, up, s=8, color=colour, alpha=0.5)
         axis.scatter([statistics.mean(across)], [statistics.mean(up)], s=50, color=colour, label=label(arm))
@@ -79,7 +77,7 @@ def _frontier(axis: Any, made: Made, key: str, title: str) -> None:
 def _locked(axis: Any, made: Made) -> None:
     for arm in _SHOWN:
         if runs := made.get(arm):
-            means = [statistics.mean(_mean(run, f"locked/{k}") for run in runs) for k in K]
+            means = [statistics.mean(at_end(run, f"locked/{k}") for run in runs) for k in K]
             axis.plot(K, means, marker="o", ms=3, color=_COLOUR[arm], label=label(arm))
     axis.set(xscale="log", xlabel="k", title="A: locked pass@k", ylim=(0, 1))
     if made:
@@ -90,8 +88,10 @@ def _found(axis: Any, made: Made) -> None:
     arms = list(made)
     for at, arm in enumerate(arms):
         for run in made[arm]:
-            axis.scatter([at + 0.1 * (run["seed"] - 1.5)], [_mean(run, f"share/{RARE}")], color="tab:blue", s=20)
-            axis.scatter([at + 0.1 * (run["seed"] - 1.5)], [_mean(run, "reward")], color="tab:orange", s=20, marker="x")
+            axis.scatter([at + 0.1 * (run["seed"] - 1.5)], [at_end(run, f"share/{RARE}")], color="tab:blue", s=20)
+            axis.scatter(
+                [at + 0.1 * (run["seed"] - 1.5)], [at_end(run, "reward")], color="tab:orange", s=20, marker="x"
+            )
     axis.set_xticks(range(len(arms)), [label(arm) for arm in arms], rotation=30, ha="right", fontsize=7)
     axis.set(title="B by seed: share of the rare way (dots), reward (x)", ylim=(0, 1))
 

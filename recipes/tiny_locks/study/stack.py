@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tiny_paths.demo import environment
 from tiny_locks.measure import entropy
 from tiny_locks.prepare import prepare
 from tiny_locks.study.arms import ARMS, BEST_ENTROPY, label
-from tiny_locks.study.train import BLOCK, DONE, block_of, start_of
+from tiny_locks.study.train import BLOCK, DONE, block_of, finished, start_of
 from tiny_locks.task import UNKNOWN, WAYS, way_of
 
 RECIPE = Path(__file__).resolve().parents[1]
@@ -57,10 +58,7 @@ def train(out: Path, arms: Sequence[str], seeds: Sequence[int], steps: int) -> i
                 "overrides": [*OVERRIDES[arm]],
                 "start": start_of(prepared),
             }
-            if (path / DONE).exists():
-                done = json.loads((path / DONE).read_text())
-                if other := [f"{key}={done.get(key)}" for key, value in said.items() if done.get(key) != value]:
-                    sys.exit(f"{path} holds a finished run of {', '.join(other)}; give another --out, or delete it")
+            if finished(path, said):
                 continue
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
@@ -131,7 +129,7 @@ def table(stack: Sequence[Mapping[str, Any]], loop: Mapping[str, Sequence[Mappin
     for run in stack:
         last = {block["step"] for block in run["training"][-LAST:]}
         cells = []
-        for measure in (_reward, ways_of):
+        for measure in (itemgetter("reward"), ways_of):
             ours, *theirs = (
                 statistics.mean(measure(block) for block in one["training"] if block["step"] in last)
                 for one in (run, *loop.get(run["arm"], ()))
@@ -139,7 +137,3 @@ def table(stack: Sequence[Mapping[str, Any]], loop: Mapping[str, Sequence[Mappin
             cells += [f"{ours:.3f}", f"{min(theirs):.3f} to {max(theirs):.3f}" if theirs else ""]
         lines.append(f"| {label(run['arm'])} | {run['seed']} | {run['steps']} | {' | '.join(cells)} |")
     return "\n".join(lines) if stack else "(no run of the real stack so far)"
-
-
-def _reward(block: Mapping[str, float]) -> float:
-    return block["reward"]

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -55,16 +55,22 @@ def make(out: Path, folder: Path, settings: Settings, device: str, run: Run) -> 
     path = out / run.name
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path):
-        if (path / DONE).exists():
-            done: dict[str, Any] = json.loads((path / DONE).read_text())
-            said = identity(run, folder, settings)
-            if other := [f"{key}={done.get(key)}" for key, value in said.items() if done.get(key) != value]:
-                sys.exit(f"{path} holds a finished run of {', '.join(other)}; give another --out, or delete it")
+        if done := finished(path, identity(run, folder, settings)):
             return done
         result = _train(path, folder, settings, device, run)
         _write(path / DONE, json.dumps(result, indent=1).encode())
         (path / STATE).unlink(missing_ok=True)
     return result
+
+
+def finished(path: Path, said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result in `path`, None where there is none yet; one of another run than is `said` ends the program."""
+    if not (path / DONE).exists():
+        return None
+    done: dict[str, Any] = json.loads((path / DONE).read_text())
+    if other := [f"{key}={done.get(key)}" for key, value in said.items() if done.get(key) != value]:
+        sys.exit(f"{path} holds a finished run of {', '.join(other)}; give another --out, or delete it")
+    return done
 
 
 def identity(run: Run, folder: Path, settings: Settings) -> dict[str, Any]:
