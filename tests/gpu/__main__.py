@@ -3,7 +3,7 @@
 All parts run in the order of PARTS, or those named on the command line; `train` takes the options of trainings.py:
 
     python tests/gpu tests encode
-    python tests/gpu train --size 1.3b --placements none colocated -- OVERRIDES
+    python tests/gpu train --size 1.4b --placements none colocated -- OVERRIDES
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 TESTS = Path(__file__).resolve().parents[1]
 COMMANDS = {
-    "tests": [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", "cuda", str(TESTS)],
+    "tests": [sys.executable, "-m", "pytest", "-m", "not slow", "-k", "cuda", str(TESTS)],
     "encode": [sys.executable, str(TESTS / "benchmarks"), "encode"],
     "train": [sys.executable, str(TESTS / "gpu" / "trainings.py")],
 }

@@ -31,7 +31,7 @@ from verl_dra.embedding.model_path import BUNDLED_MODEL, model_path
 SIZES = {
     "toy": {},
     "0.3b": {"hidden_size": 1024, "num_hidden_layers": 20, "num_attention_heads": 8, "intermediate_size": 4864},
-    "1.3b": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960},
+    "1.4b": {"hidden_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 12, "intermediate_size": 8960},
 }
 PLACEMENTS = ("none", "cpu", "colocated", "dedicated")
 # bfloat16 moves SMIs by a few thousandths, and GRPO blows that up in groups of equal rewards.
