@@ -147,7 +147,7 @@ NOT_EXECUTED = {
 """What they need, which neither we nor CI have; the README that has them says that they were not run."""
 
 BY_HAND = (
-    *("make lock", "make format", "make test-gpu"),
+    *("make lock", "make format", "make test-gpu", "python tests/gpu train"),
     *("make test-servers", "make bench", "make mutants", "SAMPLE=60 make mutants", "make test-trl"),
     *(f".venv/bin/python tests/benchmarks {name}" for name in TABLES if name != "smi"),
 )

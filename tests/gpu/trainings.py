@@ -117,6 +117,8 @@ def train(out: Path, placement: str, options: argparse.Namespace) -> None:
         *options.overrides,
     ]
     environment = {"DUMP": str(dump), "VERL_FILE_LOGGER_PATH": str(out / f"{placement}.jsonl")}
+    if not torch.cuda.is_available():
+        environment["VERL_PLATFORM"] = "cpu"
     with (out / f"{placement}.log").open("wb") as log:
         done = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=out, env={**os.environ, **environment}, check=False
@@ -203,7 +205,7 @@ def furthest(updates: Sequence[dict[str, Any]], out: Path, dra: bool) -> list[fl
 def by_windows(encoder: SentenceTransformer, text: str) -> np.ndarray:
     """The mean of a text's windows, weighted by tokens, each embedded by itself in float32."""
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-    total = np.zeros(encoder.get_sentence_embedding_dimension() or 0)
+    total = np.zeros(encoder.get_embedding_dimension() or 0)
     length = encoder.max_seq_length - 2
     for start in range(0, len(ids), length):
         window = ids[start : start + length]
