@@ -32,10 +32,10 @@ from verl_dra.embedding.windows import Cutter, Windows
 logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = {"cuda": 65536, "cpu": 4096}
-_TEXTS_AT_A_TIME = 128
-# As many at first, so that a GPU soon has work, and then twice as many each time: at the end of each slice its longest
-# text is tokenised by one core alone.
-_MOST_TEXTS_AT_A_TIME = 512
+_TEXTS_AT_A_TIME = {"cpu": 128}
+# Few at first, so that a GPU soon has work, and then twice as many each time: at the end of each slice its longest text
+# is tokenised by one core alone.
+_FIRST_TEXTS_OF_A_GPU, _MOST_TEXTS_OF_A_GPU = 32, 512
 # Slices of texts that are tokenised ahead of a GPU; a CPU has no time for it. By two threads: ids of one become arrays,
 # which takes the interpreter, while the other's texts are tokenised.
 _AHEAD = {"cpu": 0}
@@ -143,13 +143,13 @@ class SentenceTransformerEncoder:
     def _tokenise(self, texts: Sequence[str]) -> Generator[_Tokenised]:
         """Windows of all texts, some texts at a time, those that come next made meanwhile."""
         waiting: deque[Future[_Tokenised]] = deque()
-        first, size = 0, _TEXTS_AT_A_TIME
+        first, size = 0, _TEXTS_AT_A_TIME.get(self._model.device.type, _FIRST_TEXTS_OF_A_GPU)
         try:
             while first < len(texts):
                 waiting.append(self._threads.submit(self._windows, texts[first : first + size], first))
                 first += size
                 if self._ahead:
-                    size = min(2 * size, _MOST_TEXTS_AT_A_TIME)
+                    size = min(2 * size, _MOST_TEXTS_OF_A_GPU)
                 if len(waiting) > self._ahead:
                     yield waiting.popleft().result()
             while waiting:

@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,15 @@ def tables(content: Mapping[str, Any]) -> str:
         *(
             f"{label(arm)} less another arm, of the seeds that both have:\n\n"
             + _differences(
-                arm, plan["even"], runs.get("even", {}), ("accuracy", "way_entropy", "word_entropy", "locked/8")
+                arm,
+                plan["even"],
+                runs.get("even", {}),
+                {
+                    "accuracy": partial(at_end, key="accuracy"),
+                    "entropy over ways": partial(at_end, key="way_entropy"),
+                    "entropy of words": partial(at_end, key="word_entropy"),
+                    "locked pass@8": partial(at_end, key="locked/8"),
+                },
             )
             for arm in _COMPARED
         ),
@@ -167,16 +176,32 @@ def tables(content: Mapping[str, Any]) -> str:
             },
         ),
         f"{label('dra')} less another arm:",
-        _differences("dra", plan["rare"], runs.get("rare", {}), ("reward", f"share/{RARE}")),
+        _differences(
+            "dra",
+            plan["rare"],
+            runs.get("rare", {}),
+            {"reward": partial(at_end, key="reward"), "share of the rare way": partial(at_end, key=f"share/{RARE}")},
+        ),
         "### Lock C, switch",
         _table(
             plan["switch"],
             runs.get("switch", {}),
             {
-                "reward before": lambda of: _spread([_block_at(run, 0) for run in of]),
-                "in the 5 steps after": lambda of: _spread([_block_at(run, 1) for run in of]),
+                "reward before": lambda of: _spread([_block_at(run, after=0) for run in of]),
+                "in the 5 steps after": lambda of: _spread([_block_at(run, after=1) for run in of]),
                 "at the end": _mean_of("reward"),
                 "steps to recover": lambda of: ", ".join(str(recovery(run) or "never") for run in of),
+            },
+        ),
+        f"{label('dra')} less another arm:",
+        _differences(
+            "dra",
+            plan["switch"],
+            runs.get("switch", {}),
+            {
+                "reward before": partial(_block_at, after=0),
+                "in the 5 steps after": partial(_block_at, after=1),
+                "at the end": partial(at_end, key="reward"),
             },
         ),
     ]
@@ -203,7 +228,10 @@ def _table(
 
 
 def _differences(
-    ours: str, plan: Mapping[str, Sequence[int]], made: Mapping[str, Sequence[dict[str, Any]]], keys: Sequence[str]
+    ours: str,
+    plan: Mapping[str, Sequence[int]],
+    made: Mapping[str, Sequence[dict[str, Any]]],
+    measures: Mapping[str, Callable[[Mapping[str, Any]], float]],
 ) -> str:
     """Paired by seed; bold where the interval excludes 0. Empty where nothing can be compared."""
     of_ours = {run["seed"]: run for run in made.get(ours, ())}
@@ -212,13 +240,9 @@ def _differences(
         theirs = {run["seed"]: run for run in made.get(arm, ()) if run["seed"] in of_ours}
         if arm in (ours, "start") or len(theirs) < 2:
             continue
-        cells = [_difference([at_end(of_ours[s], key) - at_end(run, key) for s, run in theirs.items()]) for key in keys]
+        cells = [_difference([of(of_ours[s]) - of(run) for s, run in theirs.items()]) for of in measures.values()]
         lines.append(f"| {label(arm)} | {' | '.join(cells)} | {len(theirs)} |")
-    names = [{"way_entropy": "entropy over ways", "word_entropy": "entropy of words"}.get(key, key) for key in keys]
-    header = [
-        f"| less | {' | '.join(names).replace('locked/', 'locked pass@')} | seeds |",
-        "|---" * (len(keys) + 2) + "|",
-    ]
+    header = [f"| less | {' | '.join(measures)} | seeds |", "|---" * (len(measures) + 2) + "|"]
     return "\n".join([*header, *lines]) if lines else "(no two arms have two seeds in common so far)"
 
 
