@@ -68,6 +68,7 @@ print(json.dumps({"said": said, "verl": "verl" in sys.modules}))
 """
 
 
+@pytest.mark.slow
 def test_every_command_says_so_without_importing_verl(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ALL], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60

@@ -898,6 +898,7 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cpu_platform")
 def test_the_command_shows_a_table_and_ends_with_1_where_something_failed(
     made: Path, capsys: pytest.CaptureFixture[str]
@@ -1098,6 +1099,7 @@ def test_no_number_breaks_a_check(composed: DictConfig, tmp_path: Path, number: 
     assert not [check.problem for check in checks if "this check broke" in check.found]
 
 
+@pytest.mark.slow
 def test_the_command_starts_without_what_a_run_needs() -> None:
     code = """
 import sys

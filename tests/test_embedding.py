@@ -388,6 +388,7 @@ def test_ngram_similarity_is_lexical() -> None:
     assert far < 0.2
 
 
+@pytest.mark.slow
 def test_ngram_vectors_are_the_same_in_every_process() -> None:
     code = (
         "from verl_dra.embedding.ngram import NgramEncoder; "

@@ -861,6 +861,7 @@ def test_scores_that_are_no_numbers_are_checked(tmp_path: Path) -> None:
     assert result["problems"]["pass@1"] == [0.5]
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_what_only_a_command_needs() -> None:
     code = """
 import sys

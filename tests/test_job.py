@@ -284,6 +284,7 @@ def test_a_folder_of_someone_else_is_not_used(job: Allocation, monkeypatch: pyte
     assert "belongs to someone else" in refused(job)
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_is_told_with_its_address(work: Path) -> None:
     worker = start(work, SLURMD_NODENAME="n2", DRA_START_TIMEOUT_S="1")
     _, said = worker.communicate(timeout=60)
@@ -294,6 +295,7 @@ def test_a_head_that_does_not_come_is_told_with_its_address(work: Path) -> None:
     assert "n1: after 1 s: could not reach Ray's head at 127.0.0.1:29980" in said
 
 
+@pytest.mark.slow
 def test_the_command_runs_once_all_have_joined_though_the_head_was_tried_again(work: Path) -> None:
     (work / "ray.py").write_text(RAY_MODULE)
     command = ["run", str(work / "out"), "bash", "-c", 'echo "$@"; exit 3', "bash", "trainer.nnodes=1"]
@@ -309,6 +311,7 @@ def test_the_command_runs_once_all_have_joined_though_the_head_was_tried_again(w
     assert "all 2 nodes have joined; running bash -c" in said
 
 
+@pytest.mark.slow
 def test_nodes_start_without_the_libraries_that_take_seconds_to_import() -> None:
     heavy = "sorted({'torch', 'ray', 'verl', 'hydra'} & set(sys.modules))"
     code = f"import sys, verl_dra.job.__main__; print({heavy}); print(verl_dra.graph_cut_smi.__module__)"

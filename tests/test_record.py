@@ -286,6 +286,7 @@ def test_tensorboard_shows_the_groups(tmp_path: Path) -> None:
     assert "| 0.5 | 0.5 |" in first
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
