@@ -89,7 +89,7 @@ METRICS: Mapping[str, str] = {
     "dra/partition/seconds": "Seconds that all actors together looked at groups.",
     "dra/partition/ways": (
         "Ways of a group, mean over groups: completions go the same way that a chain of similarities above a half "
-        "links."
+        "links. Not there where no group has two that are compared."
     ),
     "dra/partition/unreadable_groups": "Groups of which a server's answers could not be read. They are unadjusted.",
     "dra/partition/unasked_groups": "Groups that `dra.partition.max_calls` left out. They go by `dra.on_failure`.",
