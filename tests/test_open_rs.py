@@ -65,6 +65,7 @@ def test_every_run_passes_its_checks_and_verls(
     assert config.trainer.total_training_steps <= 7000 // config.data.train_batch_size * config.trainer.total_epochs
 
 
+@pytest.mark.slow
 def test_the_papers_first_encoder_is_asked_as_its_code_asks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     with pytest.raises(ConfigError, match=r"needs dra\.embedding\.base_url"):

@@ -77,6 +77,7 @@ with_large = st.one_of(small, st.sampled_from([MEGABYTE, LINES]), small.map(lamb
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.slow
 @given(groups=groups)
 @example(groups=[POISON, POISON])
 @settings(relaxed, max_examples=100)

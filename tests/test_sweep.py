@@ -113,6 +113,7 @@ def test_glob_chooses_from_config_groups(tmp_path: Path) -> None:
     assert points == [["+lr=high", "+platform=cpu"], ["+lr=low", "+platform=cpu"]]
 
 
+@pytest.mark.slow
 def test_every_point_is_composed_and_checked_before_anything_is_submitted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], slurm: Path
 ) -> None:
@@ -947,6 +948,7 @@ def test_what_a_login_node_lacks_is_said_in_a_sentence(
     assert main([*unchecked, "trainer.default_local_dir=/${dra.smi}"]) == int(absent == "hydra")
 
 
+@pytest.mark.slow
 def test_files_that_are_absent_here_are_warned_of_and_broken_ones_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
